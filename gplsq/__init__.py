@@ -1,0 +1,1 @@
+"""Gaussian processes in JAX, built on differentiable matrix-free least squares."""

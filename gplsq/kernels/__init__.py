@@ -1,0 +1,23 @@
+"""Floor 1: covariance functions of two points, and their algebra.
+
+A kernel is defined by its value at two points. Everything else (matrices, tiles, derivatives,
+hyperparameter tuning) is built on that, so a new kernel is one function.
+"""
+
+from gplsq._core import positive as positive
+from gplsq.kernels._base import AbstractKernel as AbstractKernel
+from gplsq.kernels._base import AbstractPairKernel as AbstractPairKernel
+from gplsq.kernels._base import Columns as Columns
+from gplsq.kernels._base import Constant as Constant
+from gplsq.kernels._base import Product as Product
+from gplsq.kernels._base import Scaled as Scaled
+from gplsq.kernels._base import Sum as Sum
+from gplsq.kernels._dot_product import Linear as Linear
+from gplsq.kernels._dot_product import Polynomial as Polynomial
+from gplsq.kernels._stationary import RBF as RBF
+from gplsq.kernels._stationary import AbstractStationary as AbstractStationary
+from gplsq.kernels._stationary import Matern12 as Matern12
+from gplsq.kernels._stationary import Matern32 as Matern32
+from gplsq.kernels._stationary import Matern52 as Matern52
+from gplsq.kernels._stationary import Periodic as Periodic
+from gplsq.kernels._stationary import RationalQuadratic as RationalQuadratic

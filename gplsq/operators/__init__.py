@@ -1,0 +1,14 @@
+"""Floor 2: matrix-free linear maps on vectors (n,) and blocks of columns (n, k)."""
+
+from gplsq.operators._algebra import Composed as Composed
+from gplsq.operators._algebra import Identity as Identity
+from gplsq.operators._algebra import Scaled as Scaled
+from gplsq.operators._algebra import Stacked as Stacked
+from gplsq.operators._algebra import Sum as Sum
+from gplsq.operators._algebra import Transposed as Transposed
+from gplsq.operators._base import AbstractEuclideanOperator as AbstractEuclideanOperator
+from gplsq.operators._base import AbstractLinearOperator as AbstractLinearOperator
+from gplsq.operators._dense import Dense as Dense
+from gplsq.operators._function import Function as Function
+from gplsq.operators._kernel import Kernel as Kernel
+from gplsq.operators._kernel import cross_product as cross_product

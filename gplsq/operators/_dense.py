@@ -1,0 +1,53 @@
+"""An explicit matrix as an operator."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gplsq._core import ArrayLike, describe, matmul
+from gplsq.operators._base import AbstractEuclideanOperator
+
+
+class Dense(AbstractEuclideanOperator):
+    """An explicit real matrix.
+
+    Parameters
+    ----------
+    matrix
+        Shape (m, n).
+
+    Raises
+    ------
+    TypeError
+        If the matrix is complex.
+    ValueError
+        If it is not two-dimensional.
+    """
+
+    matrix: Float[Array, "m n"]
+
+    def __init__(self, matrix: ArrayLike):
+        array = jnp.asarray(matrix)
+        if array.ndim != 2:
+            msg = (
+                f"A must be a matrix, shape (m, n); got {describe(array)}. Pass a two-dimensional "
+                "array, or wrap a function with gplsq.operators.Function."
+            )
+            raise ValueError(msg)
+        if jnp.issubdtype(array.dtype, jnp.complexfloating):
+            msg = f"A must be real; got {describe(array)}. Stack real and imaginary parts."
+            raise TypeError(msg)
+        self.matrix = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+    @property
+    def shape(self):
+        return self.matrix.shape
+
+    @property
+    def dtype(self):
+        return self.matrix.dtype
+
+    def mv(self, v):
+        return matmul(self.matrix, v)
+
+    def rmv(self, u):
+        return matmul(self.matrix.T, u)

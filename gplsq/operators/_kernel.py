@@ -1,0 +1,209 @@
+"""The evaluation operator of a kernel's function space on its training points."""
+
+import os
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gplsq._core import (
+    ArrayLike,
+    cast,
+    check_choice,
+    column_norm,
+    map_row_tiles,
+    matmul,
+    tile_rows,
+)
+from gplsq.kernels import AbstractKernel
+from gplsq.operators._base import AbstractLinearOperator
+
+# Fraction of the memory free at construction that form="auto" lets a kept kernel matrix take.
+_KEEP_FRACTION = 0.5
+
+
+class Kernel(AbstractLinearOperator):
+    """Evaluation at n points, `E f = (f(x_1), ..., f(x_n))`, on the kernel's Hilbert space H.
+
+    A function is represented by its coefficients: `f = sum_i c_i k(., x_i)`. Then `E c = K c`,
+    `E* u = u`, and `<c, d>_H = c^T K d`, so one product with the kernel matrix K gives both `E c`
+    and the norm of c: K is never squared.
+
+    Parameters
+    ----------
+    kernel
+        Any kernel.
+    X
+        Shape (n, d). Its dtype is that of the operator; hyperparameters are cast to it.
+    form
+        ``"tiled"`` recomputes K tile by tile in every product and never keeps it: O(n) memory.
+        ``"dense"`` keeps K, built tile by tile: n^2 numbers of memory, and each product reads them
+        once. ``"auto"`` keeps K if it fits into half of the memory that is free now.
+
+    Notes
+    -----
+    Derivatives with respect to the hyperparameters and X go through recomputed tiles in both forms:
+    their memory does not grow with n^2. Cost of a product with k columns: n^2 kernel entries
+    (tiled) or n^2 numbers read (dense), and 2 k n^2 flops.
+    """
+
+    kernel: AbstractKernel
+    X: Float[Array, "n d"]
+    gram: Float[Array, "n n"] | None
+    rows: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        kernel: AbstractKernel,
+        X: ArrayLike,
+        form: Literal["auto", "dense", "tiled"] = "auto",
+    ):
+        from_user = jnp.asarray(X)
+        if not isinstance(kernel, AbstractKernel):
+            msg = (
+                f"kernel must be a gplsq kernel; got {type(kernel).__name__}. Pass for example "
+                "gplsq.kernels.RBF()."
+            )
+            raise TypeError(msg)
+        if from_user.ndim != 2:
+            msg = f"X must be a table of points, shape (n, d); got shape {from_user.shape}."
+            raise ValueError(msg)
+        if not jnp.issubdtype(from_user.dtype, jnp.floating):
+            from_user = from_user.astype(float)
+        check_choice("form", form, ("auto", "dense", "tiled"))
+        self.X = from_user
+        self.kernel = cast(kernel, from_user.dtype)
+        n = from_user.shape[0]
+        self.rows = tile_rows(n, n)
+        if form == "auto":
+            form = "dense" if n * n * from_user.dtype.itemsize <= keep_budget() else "tiled"
+        self.gram = _gram(self.kernel, self.X, self.rows) if form == "dense" else None
+
+    @property
+    def form(self) -> str:
+        """`"dense"` or `"tiled"`: what was chosen."""
+        return "tiled" if self.gram is None else "dense"
+
+    @property
+    def shape(self):
+        return (self.X.shape[0], self.X.shape[0])
+
+    @property
+    def dtype(self):
+        return self.X.dtype
+
+    def mv(self, v):
+        if self.gram is None:
+            return _tiled_mv(self.kernel, self.X, v, self.rows)
+        return _kept_mv(self.kernel, self.X, self.gram, v, rows=self.rows)
+
+    def rmv(self, u):
+        return u
+
+    def domain_inner(self, v, w):
+        return jnp.sum(v * self.mv(w), axis=0)
+
+    def forward(self, v):
+        product = self.mv(v)
+        # Scaled first, so that the square neither overflows nor underflows.
+        scale = jnp.max(jnp.abs(v), axis=0, initial=0.0)
+        scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+        squared = jnp.sum((v / scale) * (product / scale), axis=0)
+        # max(NaN, 0) must stay NaN: the solver reports it.
+        return product, scale * jnp.sqrt(jnp.where(squared < 0, 0, squared))
+
+    def adjoint(self, u):
+        return u, column_norm(u)
+
+    def diagonal(self) -> Float[Array, " n"]:
+        """The diagonal of K."""
+        return self.kernel.diagonal(self.X)
+
+    def columns(self, index: Array) -> Float[Array, "n r"]:
+        """Chosen columns of K, computed from the kernel. Cost: n r kernel entries."""
+        block = self.kernel.cross(self.X, self.X[index])
+        return block.at[index, jnp.arange(index.shape[0])].set(self.diagonal()[index])
+
+
+def keep_budget() -> float:
+    """Bytes that a kept kernel matrix may take: a fraction of what is free on this machine."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        with open("/proc/meminfo") as lines:  # counts reclaimable caches as free, where it exists
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    free = int(line.split()[1]) * 1024
+    except (OSError, ValueError, AttributeError):
+        free = 4 * 1024**3
+    return _KEEP_FRACTION * free
+
+
+def _tile(kernel: AbstractKernel, X: Array, rows: Array, index: Array, diagonal: Array) -> Array:
+    """Rows `index` of K, with the exact diagonal: distances by expansion round it."""
+    tile = kernel.cross(rows, X)
+    return tile.at[jnp.arange(rows.shape[0]), index].set(diagonal[index])
+
+
+def _tiled_mv(kernel: AbstractKernel, X: Array, v: Array, rows: int) -> Array:
+    diagonal = kernel.diagonal(X)
+    return map_row_tiles(lambda x, i: matmul(_tile(kernel, X, x, i, diagonal), v), X, rows)
+
+
+@eqx.filter_jit
+def _gram(kernel: AbstractKernel, X: Array, rows: int) -> Array:
+    """K, written tile by tile into one buffer. Not differentiated: `_kept_mv` has the rule."""
+    kernel, X = jax.lax.stop_gradient((kernel, X))
+    n = X.shape[0]
+    diagonal = kernel.diagonal(X)
+    offsets = jnp.arange(rows, dtype=jnp.int32)
+
+    def write(i, buffer):
+        # The last tile overlaps the one before instead of being lower.
+        start = jnp.minimum(i * rows, n - rows)
+        x = jax.lax.dynamic_slice_in_dim(X, start, rows)
+        tile = _tile(kernel, X, x, start + offsets, diagonal)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, tile, start, 0)
+
+    return jax.lax.fori_loop(0, -(-n // rows), write, jnp.zeros((n, n), X.dtype))
+
+
+@eqx.filter_custom_jvp
+def _kept_mv(kernel: AbstractKernel, X: Array, gram: Array, v: Array, *, rows: int) -> Array:
+    del kernel, X, rows
+    return matmul(gram, v)
+
+
+@_kept_mv.def_jvp
+def _kept_mv_jvp(primals, tangents, *, rows):
+    """K' v by recomputed tiles, K v' by the kept matrix."""
+    kernel, X, gram, v = primals
+    t_kernel, t_X, t_gram, t_v = tangents
+    del t_gram  # the kept matrix is a cache of (kernel, X), not an argument of its own
+    value = _kept_mv(kernel, X, gram, v, rows=rows)
+    tangent = jnp.zeros_like(value)
+    if t_v is not None:
+        tangent = tangent + _kept_mv(kernel, X, gram, t_v, rows=rows)
+    if jax.tree.leaves((t_kernel, t_X)):
+        _, moved = eqx.filter_jvp(
+            lambda model: _tiled_mv(*model, v, rows), ((kernel, X),), ((t_kernel, t_X),)
+        )
+        tangent = tangent + moved
+    return value, tangent
+
+
+@eqx.filter_jit
+def cross_product(
+    kernel: AbstractKernel,
+    Z: Float[Array, "m d"],
+    X: Float[Array, "n d"],
+    coefficients: Float[Array, "n *k"],
+) -> Float[Array, "m *k"]:
+    """Values at Z of the functions `sum_i c_i k(., x_i)`, tile by tile: `k(Z, X) c`.
+
+    Cost: m n kernel entries; memory O(m + n) beside the tables.
+    """
+    kernel = cast(kernel, X.dtype)
+    rows = tile_rows(Z.shape[0], X.shape[0])
+    return map_row_tiles(lambda z, _: matmul(kernel.cross(z, X), coefficients), Z, rows)

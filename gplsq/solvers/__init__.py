@@ -1,0 +1,14 @@
+"""Floor 3: regularised least squares, matrix-free, and its derivative."""
+
+from gplsq._core import STATUS as STATUS
+from gplsq.solvers._adjoint import DerivativeWarning as DerivativeWarning
+from gplsq.solvers._base import AbstractLeastSquares as AbstractLeastSquares
+from gplsq.solvers._direct import Direct as Direct
+from gplsq.solvers._leave_one_out import leave_one_out as leave_one_out
+from gplsq.solvers._lsmr import LSMR as LSMR
+from gplsq.solvers._precondition import LowRankPlusDiagonal as LowRankPlusDiagonal
+from gplsq.solvers._precondition import RandomlyPivotedCholesky as RandomlyPivotedCholesky
+from gplsq.solvers._solution import ConvergenceError as ConvergenceError
+from gplsq.solvers._solution import Solution as Solution
+from gplsq.solvers._solution import Stats as Stats
+from gplsq.solvers._solve import lstsq as lstsq

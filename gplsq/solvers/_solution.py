@@ -1,0 +1,81 @@
+"""What a solve returns: the value, a status per column, and numbers to judge it by."""
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from gplsq._core import STATUS, status_message, status_ok, status_remedy
+
+
+class ConvergenceError(RuntimeError):
+    """A solve missed its tolerance and `throw=True`."""
+
+
+class Stats(eqx.Module):
+    """Numbers of a solve, each of shape (k,): one per right-hand side.
+
+    Residual norms are recomputed from the returned value, not taken from the recurrences.
+    """
+
+    num_steps: Int[Array, " k"]  # iterations until this column was done
+    residual_norm: Float[Array, " k"]  # |b - A x|
+    normal_residual_norm: Float[Array, " k"]  # |A* (b - A x) - damp^2 x|
+    rhs_norm: Float[Array, " k"]  # |b|
+    norm_estimate: Float[Array, " k"]  # of [A; damp I], from below
+    condition_estimate: Float[Array, " k"]  # of [A; damp I], from below
+    error_measure: Float[Array, " k"]  # the number that was compared with the tolerance
+    tolerance: Float[Array, " k"]
+
+
+class Solution(eqx.Module):
+    """Result of `gplsq.lstsq`.
+
+    Attributes
+    ----------
+    value
+        The solution: shape (n,) or (n, k), or the pytree of the operator's domain.
+    ok
+        True where a column met its tolerance; shape (k,), or () for one right-hand side.
+    status
+        A `gplsq.solvers.STATUS` code per column.
+    stats
+        `Stats`, shaped like `status`.
+    """
+
+    value: PyTree[Array]
+    ok: Bool[Array, "*k"]
+    status: Int[Array, "*k"]
+    stats: Stats
+
+    def report(self) -> str:
+        """The outcome in plain words, with one remedy for what failed. Not for use under jit."""
+        if isinstance(self.status, jax.core.Tracer):
+            return "no report while tracing: call report() on the result of the jitted function"
+        return describe_outcome(self.status, self.stats)
+
+
+def describe_outcome(status: Array, stats: Stats) -> str:
+    """Plain words for statuses and numbers of a finished solve."""
+    codes = np.atleast_1d(np.asarray(status))
+    steps = np.atleast_1d(np.asarray(stats.num_steps))
+    measure = np.atleast_1d(np.asarray(stats.error_measure))
+    tolerance = np.atleast_1d(np.asarray(stats.tolerance))
+    lines = []
+    for code in np.unique(codes):
+        of_code = codes == code
+        line = f"{int(of_code.sum())} of {codes.size} right-hand sides {status_message(int(code))}"
+        line += f" ({int(steps[of_code].max())} steps"
+        worst = float(np.max(measure[of_code]))
+        line += f", error measure {worst:.1e}, tolerance {float(tolerance[of_code].max()):.1e})"
+        remedy = status_remedy(int(code))
+        lines.append(line + (f". Remedy: {remedy}" if remedy else ""))
+    return "; ".join(lines)
+
+
+def solution_from(value: PyTree[Array], status: Array, stats: Stats) -> Solution:
+    """Assemble a `Solution`."""
+    return Solution(value, status_ok(status), status, stats)
+
+
+__all__ = ["STATUS", "ConvergenceError", "Solution", "Stats", "describe_outcome", "solution_from"]

@@ -1,0 +1,153 @@
+"""The problems LSMR actually runs on: warm starts, preconditioners and the two derivative terms.
+
+Each turns `(A* A + damp^2) x = A* f - g` into one least-squares problem `min |B z - b|^2 +
+damp^2 |z|^2` and says how x follows from z.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gplsq._core import column_norm, status_ok
+from gplsq.operators import (
+    AbstractLinearOperator,
+    Composed,
+    Identity,
+    Scaled,
+    Stacked,
+    Transposed,
+)
+from gplsq.operators import Kernel as KernelOperator
+from gplsq.solvers._precondition import LowRankPlusDiagonal
+
+
+class System(NamedTuple):
+    """A damped least-squares problem in the inner products of its operator."""
+
+    operator: AbstractLinearOperator
+    damp: Array
+    rhs: Float[Array, "m k"]
+    cheap_norm: Callable[[Array], Array]  # |z| without a product, or a lower bound of it
+    recover: Callable[[Array], Array]  # x from z
+    rounding: Callable[[Array], Array] | None = None  # |A| |z| entrywise, where it exceeds |A| |z|
+
+
+class PreconditionedKernel(AbstractLinearOperator):
+    """`[E, damp I]` on H x R^n, with the metric P^-1 on the data space.
+
+    The posterior mean is the minimum-norm solution of the consistent system `[E, damp I] z = y`,
+    and with z represented by coefficients v (z = [E, damp I]' v): `T v = S v`, S = K + damp^2 I,
+    norms `v^T S v`; adjoint `P^-1 u`, norms `u^T P^-1 u`. One product with K and one application of
+    P^-1 a step; convergence by the eigenvalues of P^-1 S.
+    """
+
+    operator: KernelOperator
+    damp: Array
+    inverse: LowRankPlusDiagonal
+
+    @property
+    def shape(self):
+        return self.operator.shape
+
+    @property
+    def dtype(self):
+        return self.operator.dtype
+
+    def mv(self, v):
+        return self.operator.mv(v) + self.damp**2 * v
+
+    def rmv(self, u):
+        return self.inverse.solve(u)
+
+    def domain_inner(self, v, w):
+        return jnp.sum(v * self.mv(w), axis=0)
+
+    def forward(self, v):
+        product = self.mv(v)
+        return product, _metric_norm(v, product)
+
+    def adjoint(self, u):
+        product = self.rmv(u)
+        return product, _metric_norm(u, product)
+
+
+def _metric_norm(v: Array, Mv: Array) -> Array:
+    squared = jnp.sum(v * Mv, axis=0)
+    return jnp.sqrt(jnp.where(squared < 0, 0, squared))
+
+
+def _no_norm(x: Array) -> Array:
+    """0: function-space norms cost a product, and a lower bound keeps the stopping rule strict."""
+    return jnp.zeros(x.shape[1:], x.dtype)
+
+
+def kernel_system(
+    operator: KernelOperator, damp: Array | None, prepared: Any, f: Array, x0: Array | None
+) -> System:
+    """`(K + damp^2) c = f` in function space; a warm start only corrects the right-hand side."""
+    sigma = jnp.zeros((), f.dtype) if damp is None else damp
+    rhs = f if x0 is None else f - (operator.mv(x0) + sigma**2 * x0)
+
+    def recover(c: Array) -> Array:
+        return c if x0 is None else x0 + c
+
+    def rounding(c: Array) -> Array:
+        return jnp.abs(operator.mv(jnp.abs(c))) + sigma**2 * jnp.abs(c)
+
+    if prepared is None:
+        return System(operator, sigma, rhs, _no_norm, recover, rounding)
+    inner = PreconditionedKernel(operator, sigma, prepared)
+    return System(inner, jnp.zeros_like(sigma), rhs, _no_norm, recover, rounding)
+
+
+def rectangular_system(
+    operator: AbstractLinearOperator,
+    damp: Array | None,
+    prepared: Any,
+    f: Array,
+    g: Array | None,
+    x0: Array | None,
+) -> System:
+    """The general case. Damping is stacked below A where the lower right-hand side is not zero.
+
+    A warm start of a damped system solves for the correction on `[A; damp I]`; of an undamped one
+    it is not used, because it would decide which of many solutions comes back.
+    """
+    size = operator.shape[1]
+    if damp is None:
+        return _precondition(operator, jnp.zeros((), f.dtype), f, prepared, None)
+    if g is None and x0 is None and prepared is None:
+        return System(operator, damp, f, column_norm, lambda x: x)
+    upper, lower = f, jnp.zeros((size, f.shape[1]), f.dtype)
+    if g is not None:
+        lower = lower - g / damp
+    if x0 is not None:
+        upper, lower = upper - operator.mv(x0), lower - damp * x0
+    stacked = Stacked((operator, Scaled(damp, Identity(size, f.dtype))))
+    rhs = jnp.concatenate([upper, lower])
+    return _precondition(stacked, jnp.zeros((), f.dtype), rhs, prepared, x0)
+
+
+def _precondition(operator, damp, rhs, prepared, x0) -> System:
+    """Right preconditioning: x = R^-1 z."""
+
+    def shift(x: Array) -> Array:
+        return x if x0 is None else x0 + x
+
+    if prepared is None:
+        return System(operator, damp, rhs, column_norm, shift)
+    return System(
+        Composed(operator, prepared), damp, rhs, column_norm, lambda z: shift(prepared.mv(z))
+    )
+
+
+def solve_by_two(
+    run: Callable, prepared: Any, operator: AbstractLinearOperator, f: Array, g: Array
+):
+    """`x = A^+ f - (A* A)^+ g` of an undamped system: `p = A^+* g`, then `x = A^+ (f - p)`."""
+    from_adjoint = run(None, Transposed(operator), None, g, None, None)
+    p = from_adjoint[0]
+    x, status, stats = run(prepared, operator, None, f - p, None, None)
+    return x, jnp.where(status_ok(from_adjoint[1]), status, from_adjoint[1]), stats
