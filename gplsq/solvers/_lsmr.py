@@ -7,13 +7,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gplsq._core import STATUS, check_finite_scalar, default_rtol, safe_divide
+from gplsq._core import STATUS, check_finite_scalar, column_norm
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._base import AbstractLeastSquares
-from gplsq.solvers._lsmr_step import LSMRState, initial_state, lsmr_step
+from gplsq.solvers._lsmr_step import initial_state, lsmr_step
+from gplsq.solvers._lsmr_stop import (
+    Progress,
+    condition_estimate,
+    judge_residual,
+    judge_step,
+    tolerances,
+    verify_linear,
+    verify_rectangular,
+)
 from gplsq.solvers._precondition import AbstractPreconditioner
 from gplsq.solvers._solution import Stats
-from gplsq.solvers._systems import kernel_system, rectangular_system, solve_by_two
+from gplsq.solvers._systems import System, kernel_system, rectangular_system, solve_by_two
 
 
 class LSMR(AbstractLeastSquares):
@@ -23,8 +32,10 @@ class LSMR(AbstractLeastSquares):
     ----------
     rtol
         Backward-error tolerance: a column has converged when its residual is below
-        ``rtol (|A| |x| + |b|)`` or its normal residual below ``rtol |A| |r|``. By default what the
-        dtype can reach, ``eps ** 0.75`` (6.4e-6 in float32, 1.8e-12 in float64).
+        ``rtol (|A| |x| + |b|)`` or its normal residual below ``rtol |A| |r|``. A kernel system has
+        converged when ``|b - (K + damp^2) c| <= rtol |b|``, Euclidean norms. By default what the
+        dtype can reach, ``eps ** 0.75`` (6.4e-6 in float32, 1.8e-12 in float64), or the rounding
+        errors of the product with K where these are larger.
     atol
         Absolute tolerance on the residual norm, in units of b. 0 by default.
     max_steps
@@ -35,8 +46,9 @@ class LSMR(AbstractLeastSquares):
     Notes
     -----
     Columns that are done are frozen; one that turned NaN or infinite keeps its last finite value
-    and does not disturb the others. After the loop residuals are recomputed from the solution, and
-    a column whose recurrences promised more than that shows is "stagnated", not "converged".
+    and does not disturb the others. After the loop (for kernel systems also every ten steps)
+    residuals are recomputed from the solution: a column whose recurrences promised more than that
+    shows is "stagnated", not "converged".
 
     Cost of a step: one product with A and one with its adjoint for the whole block (for a kernel
     one product with K), and eight vectors of memory a column. A tolerance or step limit of a new
@@ -81,53 +93,32 @@ class LSMR(AbstractLeastSquares):
             return solve_by_two(self.run, prepared, operator, f, g)
         return self._loop(rectangular_system(operator, damp, prepared, f, g, x0))
 
-    def _loop(self, system: Any):
-        operator, damp, b = system.operator, system.damp, system.rhs
-        dtype = b.dtype
-        eps = float(jnp.finfo(dtype).eps)
-        rtol = jnp.asarray(default_rtol(dtype) if self.rtol is None else self.rtol, dtype)
-        atol = jnp.asarray(0 if self.atol is None else self.atol, dtype)
-        limit = jnp.asarray(
-            jnp.inf if self.condition_limit is None else self.condition_limit, dtype
-        )
-        max_steps = (
-            jnp.asarray(4 * min(operator.shape) + 100, jnp.int32)
-            if self.max_steps is None
-            else self.max_steps
-        )
+    def _loop(self, system: System):
+        operator, damp = system.operator, system.damp
+        dtype = system.rhs.dtype
         # Scaling the columns keeps squares of 1e±30 inside float32.
-        scale = jnp.max(jnp.abs(b), axis=0, initial=0.0)
+        scale = jnp.max(jnp.abs(system.rhs), axis=0, initial=0.0)
         scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
-        b = b / scale
-        atol = atol / scale
-        start = initial_state(operator, b)
-        norm_b = start.residual
-        # The recurrences are asked for half the tolerance: rounding errors get the other half.
-        goal = jnp.maximum(rtol / 2, eps)
+        b = system.rhs / scale
+        if system.linear is not None:
+            linear = system.linear._replace(reference=system.linear.reference / scale)
+            system = system._replace(linear=linear)
+        tols = tolerances(self, dtype, scale)
+        max_steps = self.max_steps
+        if max_steps is None:
+            max_steps = jnp.asarray(4 * min(operator.shape) + 100, jnp.int32)
 
-        def judge(state: LSMRState, status: Array) -> Array:
-            norm_x = system.cheap_norm(state.x)
-            small_residual = state.residual <= goal * (state.norm_A * norm_x + norm_b) + atol / 2
-            normal = jnp.abs(state.zeta_bar)
-            small_normal = normal <= goal * state.norm_A * state.residual
-            condition = safe_divide(state.max_rho_bar, state.min_rho_bar)
-            finite = jnp.isfinite(normal) & jnp.isfinite(state.residual)
-            new = jnp.where(condition > limit, STATUS.ILL_CONDITIONED, STATUS.RUNNING)
-            new = jnp.where(small_normal, STATUS.CONVERGED_NORMAL, new)
-            new = jnp.where(small_residual, STATUS.CONVERGED_RESIDUAL, new)
-            new = jnp.where(finite, new, STATUS.NON_FINITE)
-            return jnp.where(status == STATUS.RUNNING, new, status).astype(jnp.int32)
-
-        running = jnp.zeros(b.shape[1:], jnp.int32)
-        status = judge(start, running)
-        status = jnp.where(norm_b == 0, STATUS.EXACT, status).astype(jnp.int32)
+        def judge(state, status, step, progress):
+            if system.linear is None:
+                return judge_step(system, tols, norm_b, state, status), progress
+            return judge_residual(system, tols, b, state, status, step, progress)
 
         def keep_going(carry):
-            step, _, status, _ = carry
+            step, _, status, _, _ = carry
             return (step < max_steps) & jnp.any(status == STATUS.RUNNING)
 
         def body(carry):
-            step, steps, status, old = carry
+            step, steps, status, old, progress = carry
             active = status == STATUS.RUNNING
             new = lsmr_step(operator, damp, old)
             # A step that went wrong is not taken, so that x stays the last finite value.
@@ -135,57 +126,36 @@ class LSMR(AbstractLeastSquares):
             status = jnp.where(active & ~finite, STATUS.NON_FINITE, status).astype(jnp.int32)
             taken = active & finite
             state = jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
-            return step + 1, steps + taken, judge(state, status), state
+            status, progress = judge(state, status, step, progress)
+            return step + 1, steps + taken, status, state, progress
 
-        zero = jnp.zeros((), jnp.int32)
-        _, steps, status, state = jax.lax.while_loop(
-            keep_going, body, (zero, jnp.zeros_like(running), status, start)
+        start = initial_state(operator, b)
+        norm_b = start.residual
+        zero, running = jnp.zeros((), jnp.int32), jnp.zeros(b.shape[1:], jnp.int32)
+        status = jnp.where(jnp.isfinite(start.zeta_bar), STATUS.RUNNING, STATUS.NON_FINITE).astype(
+            jnp.int32
+        )
+        if system.linear is None:
+            status = judge_step(system, tols, norm_b, start, status)
+        status = jnp.where(jnp.all(b == 0, axis=0), STATUS.EXACT, status).astype(jnp.int32)
+        progress = Progress(jnp.full(b.shape[1:], jnp.inf, dtype), running)
+        _, steps, status, state, _ = jax.lax.while_loop(
+            keep_going, body, (zero, running, status, start, progress)
         )
         status = jnp.where(status == STATUS.RUNNING, STATUS.MAX_STEPS, status)
-        x = jnp.where(jnp.isfinite(state.x), state.x, 0)
-        return self._verify(system, b, x, scale, rtol, atol, status, steps, state, norm_b)
-
-    def _verify(self, system, b, x, scale, rtol, atol, status, steps, state, norm_b):
-        """Recompute the residuals and take back what the recurrences promised too much."""
-        operator, damp = system.operator, system.damp
-        eps = float(jnp.finfo(b.dtype).eps)
-        Ax, norm_x = operator.forward(x)
-        r = b - Ax
-        At_r, norm_r = operator.adjoint(r)
-        gradient = At_r - damp**2 * x
-        _, normal = operator.forward(gradient)
-        damped_r = jnp.sqrt(norm_r**2 + (damp * norm_x) ** 2)
-        size = state.norm_A * norm_x + norm_b
-        # Rounding in b - A x alone leaves a residual of eps (|A| |x| + |b|); a few of these must be
-        # allowed in the normal residual, which has no such term of its own.
-        floor = 8 * eps * size
-        if self.rtol is None and system.rounding is not None:
-            # "What the dtype can reach" of a kernel system is larger: coefficients of both signs
-            # cancel in K c, and |K| |c| says how much.
-            _, error = operator.adjoint(eps * (system.rounding(x) + jnp.abs(b)))
-            floor = floor + error
-            size = size + error / rtol
-        by_residual = safe_divide(damped_r, size)
-        by_normal = safe_divide(normal, state.norm_A * (damped_r + floor / rtol))
-        met_residual = damped_r <= rtol * size + atol
-        met_normal = by_normal <= rtol
-        promised = (status == STATUS.CONVERGED_RESIDUAL) | (status == STATUS.CONVERGED_NORMAL)
-        met = jnp.where(met_residual, STATUS.CONVERGED_RESIDUAL, STATUS.CONVERGED_NORMAL)
-        # What is shown counts, whatever the recurrences thought: also at the step limit.
-        capped = (status == STATUS.MAX_STEPS) | (status == STATUS.ILL_CONDITIONED)
-        status = jnp.where((promised | capped) & (met_residual | met_normal), met, status)
-        status = jnp.where(promised & ~(met_residual | met_normal), STATUS.STAGNATED, status)
+        verify = verify_rectangular if system.linear is None else verify_linear
+        status, residual, normal, measure = verify(system, tols, b, state.x, state, status)
         stats = Stats(
             num_steps=steps,
-            residual_norm=norm_r * scale,
+            residual_norm=residual * scale,
             normal_residual_norm=normal * scale,
-            rhs_norm=norm_b * scale,
+            rhs_norm=column_norm(b) * scale,
             norm_estimate=state.norm_A,
-            condition_estimate=safe_divide(state.max_rho_bar, state.min_rho_bar),
-            error_measure=jnp.minimum(by_residual, by_normal),
-            tolerance=jnp.broadcast_to(rtol, norm_r.shape),
+            condition_estimate=condition_estimate(state),
+            error_measure=measure,
+            tolerance=jnp.broadcast_to(tols.rtol, measure.shape),
         )
-        return system.recover(x * scale), status.astype(jnp.int32), stats
+        return system.recover(state.x * scale), status, stats
 
 
 def _setting(name: str, value: Any, minimum: float) -> Array | None:

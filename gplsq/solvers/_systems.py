@@ -31,7 +31,19 @@ class System(NamedTuple):
     rhs: Float[Array, "m k"]
     cheap_norm: Callable[[Array], Array]  # |z| without a product, or a lower bound of it
     recover: Callable[[Array], Array]  # x from z
-    rounding: Callable[[Array], Array] | None = None  # |A| |z| entrywise, where it exceeds |A| |z|
+    linear: "LinearSystem | None" = None  # set where z solves a square system, and is judged by it
+
+
+class LinearSystem(NamedTuple):
+    """The square system `S z = rhs` behind a kernel problem, judged in the Euclidean norm.
+
+    Norms of a function space or a preconditioner's metric weigh directions by factors up to the
+    condition number; `|y - S c| / |y|` is what carries over to predictions, whatever the metric.
+    """
+
+    multiply: Callable[[Array], Array]  # S z
+    magnitude: Callable[[Array], Array]  # |S| |z| entrywise: what rounding errors are relative to
+    reference: Float[Array, " k"]  # norm of the right-hand side before any warm start
 
 
 class PreconditionedKernel(AbstractLinearOperator):
@@ -88,18 +100,22 @@ def kernel_system(
 ) -> System:
     """`(K + damp^2) c = f` in function space; a warm start only corrects the right-hand side."""
     sigma = jnp.zeros((), f.dtype) if damp is None else damp
-    rhs = f if x0 is None else f - (operator.mv(x0) + sigma**2 * x0)
+
+    def multiply(c: Array) -> Array:
+        return operator.mv(c) + sigma**2 * c
+
+    def magnitude(c: Array) -> Array:
+        return jnp.abs(operator.mv(jnp.abs(c))) + sigma**2 * jnp.abs(c)
 
     def recover(c: Array) -> Array:
         return c if x0 is None else x0 + c
 
-    def rounding(c: Array) -> Array:
-        return jnp.abs(operator.mv(jnp.abs(c))) + sigma**2 * jnp.abs(c)
-
+    rhs = f if x0 is None else f - multiply(x0)
+    linear = LinearSystem(multiply, magnitude, column_norm(f))
     if prepared is None:
-        return System(operator, sigma, rhs, _no_norm, recover, rounding)
+        return System(operator, sigma, rhs, _no_norm, recover, linear)
     inner = PreconditionedKernel(operator, sigma, prepared)
-    return System(inner, jnp.zeros_like(sigma), rhs, _no_norm, recover, rounding)
+    return System(inner, jnp.zeros_like(sigma), rhs, _no_norm, recover, linear)
 
 
 def rectangular_system(
