@@ -1,1 +1,18 @@
-"""Gaussian processes in JAX, built on differentiable matrix-free least squares."""
+"""Gaussian processes in JAX, built on differentiable matrix-free least squares.
+
+`GPRegressor` is the estimator, `lstsq` the solver it stands on; everything between is public too:
+`kernels`, `operators`, `solvers`, `gp` (the functional core) and `tuning`.
+"""
+
+from gplsq import gp as gp
+from gplsq import kernels as kernels
+from gplsq import operators as operators
+from gplsq import solvers as solvers
+from gplsq import tuning as tuning
+from gplsq.estimators import GPRegressor as GPRegressor
+from gplsq.solvers import LSMR as LSMR
+from gplsq.solvers import Direct as Direct
+from gplsq.solvers import Solution as Solution
+from gplsq.solvers import lstsq as lstsq
+
+__version__ = "0.1.0"

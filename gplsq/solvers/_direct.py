@@ -36,7 +36,8 @@ class Direct(AbstractLeastSquares):
     """
 
     def prepare(self, operator, damp, preconditioner):
-        del preconditioner  # a direct solve has no use for one
+        if isinstance(preconditioner, CholeskyFactor | SingularFactors):
+            return preconditioner  # a factorisation made before
         if isinstance(operator, KernelOperator):
             return CholeskyFactor(cholesky_of_kernel(operator, damp))
         return SingularFactors(*jnp.linalg.svd(operator.as_matrix(), full_matrices=False))

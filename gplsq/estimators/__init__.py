@@ -1,0 +1,3 @@
+"""Floor 6: scikit-learn's face of the library; NumPy in and out."""
+
+from gplsq.estimators._regressor import GPRegressor as GPRegressor

@@ -1,0 +1,18 @@
+"""Floor 5: hyperparameters, tuned by gradient on held-out predictive loss."""
+
+from gplsq.tuning._history import History as History
+from gplsq.tuning._levels import Level as Level
+from gplsq.tuning._levels import default_levels as default_levels
+from gplsq.tuning._loop import TuningResult as TuningResult
+from gplsq.tuning._loop import tune as tune
+from gplsq.tuning._losses import LOSSES as LOSSES
+from gplsq.tuning._losses import as_loss as as_loss
+from gplsq.tuning._losses import crps as crps
+from gplsq.tuning._losses import mse as mse
+from gplsq.tuning._losses import nlpd as nlpd
+from gplsq.tuning._objectives import AbstractObjective as AbstractObjective
+from gplsq.tuning._objectives import Holdout as Holdout
+from gplsq.tuning._objectives import LeaveOneOut as LeaveOneOut
+from gplsq.tuning._objectives import choose_objective as choose_objective
+from gplsq.tuning._start import default_kernel as default_kernel
+from gplsq.tuning._start import start_from_data as start_from_data

@@ -1,0 +1,45 @@
+"""The record of a tuning run, readable by people and by pandas."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+class History:
+    """One record (a dict) a step; prints as a table, and `pandas.DataFrame(list(history))` works.
+
+    Keys of a record: ``step``; ``rows`` of the subset; ``loss`` of the step; ``exam``, the loss on
+    the level's fixed subset that decides which step is kept (None where it was not taken);
+    ``noise_variance``; ``seconds`` since the start; ``accepted``, False for a step whose loss was
+    not finite; and one entry for each hyperparameter. Targets are in the units the tuner got.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.message = ""
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record."""
+        self.records.append(record)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.records[index]
+
+    def __str__(self) -> str:
+        lines = ["  step   rows        loss        exam  noise var.  seconds"]
+        shown = range(0, len(self.records), max(1, len(self.records) // 12))
+        for i in sorted({*shown, len(self.records) - 1} if self.records else ()):
+            r = self.records[i]
+            exam = "" if r["exam"] is None else f"{r['exam']:.5g}"
+            lines.append(
+                f"{r['step']:6d} {r['rows']:6d} {r['loss']:11.5g} {exam:>11} "
+                f"{r['noise_variance']:11.3g} {r['seconds']:8.1f}"
+            )
+        return "\n".join([*lines, self.message] if self.message else lines)
+
+    __repr__ = __str__

@@ -1,0 +1,271 @@
+"""The tuner: optax on the logarithms of hyperparameters, over levels of growing subsets."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import ArrayLike
+from tqdm import tqdm
+
+from gplsq._core import cast, check_finite_scalar, constrain, describe, parameters_of, unconstrain
+from gplsq.kernels import AbstractKernel
+from gplsq.tuning._history import History
+from gplsq.tuning._levels import Level, default_levels
+from gplsq.tuning._losses import as_loss
+from gplsq.tuning._objectives import AbstractObjective, choose_objective
+from gplsq.tuning._start import start_from_data
+
+_LEARNING_RATE = 0.2
+# A noisy objective is examined on a fixed subset every so many steps.
+_EXAM_EVERY = 5
+_MAX_REJECTED = 8
+# Improvement of the kept loss, relative, that counts; and how many exams may pass without it.
+_MIN_IMPROVEMENT = 1e-3
+_PATIENCE_FIXED, _PATIENCE_RANDOM = 20, 6
+# After a step that failed, the noise is raised by this factor: most failures are factorisations
+# that the dtype could not do with so little noise.
+_RESCUE_FACTOR = 3.0
+
+
+class TuningResult(NamedTuple):
+    """The best hyperparameters seen, and how they were found."""
+
+    kernel: AbstractKernel
+    noise_variance: float
+    loss: float  # of the kept step: the exam on the last level
+    history: History
+
+
+def tune(
+    kernel: AbstractKernel,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    objective: AbstractObjective | Literal["auto"] = "auto",
+    loss: str | Callable = "mse",
+    noise_variance: float | Literal["auto"] = "auto",
+    optimizer: optax.GradientTransformation | None = None,
+    levels: Sequence[Level] | None = None,
+    start: Literal["data", "given"] = "given",
+    random_state: int | np.random.Generator | None = 0,
+    verbose: int = 0,
+) -> TuningResult:
+    """Tune hyperparameters by gradient on a held-out predictive loss.
+
+    Parameters
+    ----------
+    kernel
+        A kernel; its positive hyperparameters are tuned on a logarithmic scale.
+    X, y
+        Shapes (n, d) and (n,), best standardised. The dtype of X is that of all work.
+    objective
+        Where held-out loss comes from. ``"auto"``: leave-one-out in closed form up to 2000 rows,
+        repeated hold-out beyond.
+    loss
+        ``"mse"``, ``"nlpd"``, ``"crps"`` or a callable of (y, mean, variance), all of shape (s,).
+    noise_variance
+        Starting value, in squared units of y; ``"auto"`` is a hundredth of the target's variance.
+    optimizer
+        An optax transformation; Adam with a cosine-decayed rate from 0.2 by default.
+    levels
+        `Level(rows, steps)`, one after the other; the optimiser's state is carried over. See
+        `default_levels`.
+    start
+        ``"given"`` starts from the kernel's values, ``"data"`` from distances between rows, see
+        `start_from_data`.
+    random_state
+        Seed or generator of subsets and splits.
+    verbose
+        1 shows a progress bar.
+
+    Returns
+    -------
+    TuningResult
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong arguments.
+    FloatingPointError
+        If not a single step had a finite loss.
+
+    Notes
+    -----
+    The hyperparameters kept are those with the lowest loss on the last level that ran: for a fixed
+    objective its own value, for a random one an exam on a fixed subset and split every five steps.
+    A level ends early when that has not improved by a thousandth for a while. A step whose loss or
+    gradient is not finite is not taken: the run goes back to the best values with three times the
+    noise.
+    """
+    score = as_loss(loss)
+    rng = np.random.default_rng(random_state)
+    X_host, y_host = np.asarray(X), np.asarray(y)
+    if X_host.ndim != 2 or y_host.shape != X_host.shape[:1] or X_host.shape[0] < 2:
+        msg = (
+            f"X must have shape (n, d) and y shape (n,), n at least 2; got {X_host.shape} and "
+            f"{y_host.shape}."
+        )
+        raise ValueError(msg)
+    if not isinstance(kernel, AbstractKernel):
+        msg = f"kernel must be a gplsq kernel; got {describe(kernel)}. Pass gplsq.kernels.RBF()."
+        raise TypeError(msg)
+    n = X_host.shape[0]
+    chosen = choose_objective(objective, n)
+    schedule = _check_levels(default_levels(n, chosen) if levels is None else levels, n)
+    noise = 0.01 * (float(np.var(y_host)) or 1.0)
+    if start == "data":
+        kernel, noise = start_from_data(kernel, X_host, y_host, rng)
+    if noise_variance != "auto":
+        noise = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
+    run = _Run(n, chosen, score, optimizer, schedule, rng, verbose)
+    return run.go(kernel, noise, X_host, y_host)
+
+
+def _check_levels(levels: Sequence[Level], n: int) -> list[Level]:
+    checked = [Level(min(int(rows), n), int(steps)) for rows, steps in levels]
+    if not checked or any(rows < 2 or steps < 1 for rows, steps in checked):
+        msg = f"levels must be pairs (rows >= 2, steps >= 1); got {list(levels)}."
+        raise ValueError(msg)
+    return checked
+
+
+class _Run:
+    """State of one tuning run that does not belong into a trace."""
+
+    def __init__(self, n, objective, loss, optimizer, levels, rng, verbose):
+        self.n = n
+        self.objective = objective
+        self.loss = loss
+        self.levels = levels
+        self.rng = rng
+        self.verbose = verbose
+        total = sum(level.steps for level in levels)
+        self.optimizer = _default_optimizer(total) if optimizer is None else optimizer
+        self.patience = _PATIENCE_RANDOM if objective.random else _PATIENCE_FIXED
+
+    def go(self, kernel, noise, X, y) -> TuningResult:
+        dtype = X.dtype
+        data = (jnp.asarray(X), jnp.asarray(y, dtype))
+        model = unconstrain(cast(kernel, dtype)), jnp.log(jnp.asarray(noise, dtype))
+        state = self.optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+        history, began, step = History(), time.perf_counter(), 0
+        best = (np.inf, model)
+        total = sum(level.steps for level in self.levels)
+        bar = tqdm(total=total, disable=not self.verbose, desc="tuning", unit="step")
+        for level in self.levels:
+            fixed = self._rows(level)
+            exam_key = self._key()
+            # A new level has a new measure: the best so far is examined afresh on it.
+            model = best[1]
+            best, stale, rejected = (np.inf, model), 0, 0
+            for inner in range(level.steps):
+                rows = self._rows(level) if self.objective.random else fixed
+                new, new_state, value = _step(
+                    model,
+                    state,
+                    *data,
+                    rows,
+                    self._key(),
+                    self.objective,
+                    self.loss,
+                    self.optimizer,
+                )
+                value = float(value)
+                exam = None
+                if np.isfinite(value) and not self.objective.random:
+                    exam = value
+                elif np.isfinite(value) and inner % _EXAM_EVERY == 0:
+                    exam = float(
+                        _evaluate(model, *data, fixed, exam_key, self.objective, self.loss)
+                    )
+                history.append(
+                    _record(step, level.rows, value, exam, model, time.perf_counter() - began)
+                )
+                step += 1
+                bar.update()
+                bar.set_postfix(rows=level.rows, loss=f"{value:.4g}")
+                if not np.isfinite(value):
+                    rejected += 1
+                    if rejected > _MAX_REJECTED:
+                        history.message = "stopped: too many steps without a finite loss"
+                        break
+                    model = best[1][0], best[1][1] + rejected * np.log(_RESCUE_FACTOR)
+                    model = model[0], jnp.asarray(model[1], dtype)
+                    continue
+                if exam is not None and np.isfinite(exam):
+                    # The new values come from a finite gradient at the examined ones.
+                    improved = np.isinf(best[0]) or exam < best[0] - _MIN_IMPROVEMENT * abs(best[0])
+                    stale = 0 if improved else stale + 1
+                    if exam < best[0]:
+                        best = (exam, model)
+                    if stale > self.patience:
+                        history.message = f"level of {level.rows} rows stopped early: no progress"
+                        break
+                model, state = new, new_state
+            else:
+                best = self._last_exam(best, model, data, fixed, exam_key)
+        bar.close()
+        if not np.isfinite(best[0]):
+            msg = (
+                "tuning found no hyperparameters with a finite held-out loss. Standardise X and y, "
+                "start from a larger noise_variance, or pass float64 data."
+            )
+            raise FloatingPointError(msg)
+        kernel, log_noise = best[1]
+        return TuningResult(constrain(kernel), float(jnp.exp(log_noise)), best[0], history)
+
+    def _last_exam(self, best, model, data, fixed, key):
+        value = float(_evaluate(model, *data, fixed, key, self.objective, self.loss))
+        return (value, model) if np.isfinite(value) and value < best[0] else best
+
+    def _rows(self, level: Level) -> np.ndarray:
+        return self.rng.choice(self.n, size=level.rows, replace=False)
+
+    def _key(self) -> jax.Array:
+        return jax.random.key(int(self.rng.integers(2**31)))
+
+
+@functools.lru_cache(maxsize=32)
+def _default_optimizer(total: int) -> optax.GradientTransformation:
+    """One object for each length of a run, so that the next run reuses the compiled step."""
+    return optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, total, alpha=0.05))
+
+
+def _value(model, X, y, rows, key, objective, loss):
+    kernel, log_noise = model
+    return objective(constrain(kernel), jnp.exp(log_noise), X[rows], y[rows], key, loss)
+
+
+_evaluate = eqx.filter_jit(_value)
+
+
+@eqx.filter_jit
+def _step(model, state, X, y, rows, key, objective, loss, optimizer):
+    """One optimiser step; a gradient that is not finite makes the value NaN."""
+    value, gradient = eqx.filter_value_and_grad(_value)(model, X, y, rows, key, objective, loss)
+    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))
+    updates, new_state = optimizer.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
+    return eqx.apply_updates(model, updates), new_state, jnp.where(finite, value, jnp.nan)
+
+
+def _record(step, rows, value, exam, model, seconds) -> dict[str, Any]:
+    kernel, log_noise = model
+    record = {
+        "step": step,
+        "rows": rows,
+        "loss": value,
+        "exam": exam,
+        "noise_variance": float(jnp.exp(log_noise)),
+        "seconds": seconds,
+        "accepted": bool(np.isfinite(value)),
+    }
+    for parameter in parameters_of(kernel):
+        value = np.exp(parameter.value) if parameter.positive else np.asarray(parameter.value)
+        record[parameter.name] = value
+    return record

@@ -1,0 +1,84 @@
+"""Hyperparameters to start from, read off the data."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from gplsq.kernels import AbstractKernel, AbstractStationary, Matern32, Periodic, Scaled
+
+_SAMPLE = 1000
+# Median distances per dimension are about one standard deviation, which leaves points in ten or
+# more dimensions nearly uncorrelated. Three times that starts from the smooth side: measured on
+# nine UCI sets, held-out error after tuning was as good or better on all of them.
+_LENGTHSCALE_FACTOR = 3.0
+# Noise variance as a share of the target's.
+_NOISE_SHARE = 0.01
+
+
+def default_kernel(d: int) -> AbstractKernel:
+    """Matérn 3/2 with one lengthscale a column, and a variance."""
+    return Scaled(1.0, Matern32(np.ones(d)))
+
+
+def start_from_data(
+    kernel: AbstractKernel, X: np.ndarray, y: np.ndarray, rng: np.random.Generator
+) -> tuple[AbstractKernel, float]:
+    """Set lengthscales and variance of a kernel from data; also give a noise variance.
+
+    Every stationary kernel (periodic ones excepted) gets three times the median distance in each
+    of its columns, or their mean where it has one lengthscale; the outermost variance gets the
+    variance of the target. Other hyperparameters stay.
+
+    Parameters
+    ----------
+    kernel
+        Any kernel.
+    X, y
+        Shapes (n, d) and (n,).
+    rng
+        Draws the at most 1000 pairs whose distances are measured.
+
+    Returns
+    -------
+    kernel, noise_variance
+    """
+    n = X.shape[0]
+    left = rng.choice(n, size=min(n, _SAMPLE), replace=False)
+    gaps = np.abs(X[left] - X[rng.permutation(left)])
+    typical = np.median(gaps, axis=0)
+    # Most pairs agree in a sparse or binary column: its mean gap still says something.
+    typical = np.where(typical > 0, typical, gaps.mean(axis=0))
+    typical = _LENGTHSCALE_FACTOR * np.where(typical > 0, typical, 1.0)
+    variance = float(np.var(y)) or 1.0
+    started = _fill(kernel, typical)
+    if isinstance(started, Scaled):
+        started = Scaled(jnp.asarray(variance, dtype=float), started.kernel)
+    return started, _NOISE_SHARE * variance
+
+
+def _fill(kernel: Any, typical: np.ndarray) -> Any:
+    if isinstance(kernel, AbstractStationary) and not isinstance(kernel, Periodic):
+        shape = jnp.shape(kernel.lengthscale)
+        value = typical if len(shape) == 1 else np.mean(typical)
+        if len(shape) == 1 and shape[0] != typical.shape[0]:
+            value = np.full(shape, np.mean(typical))  # the kernel itself will say what is wrong
+        return eqx.tree_at(lambda k: k.lengthscale, kernel, jnp.asarray(value, dtype=float))
+    if not isinstance(kernel, AbstractKernel):
+        return kernel
+    columns = getattr(kernel, "columns", None)
+    inner = typical if columns is None else typical[list(columns)]
+    names = [
+        field.name
+        for field in dataclasses.fields(kernel)
+        if isinstance(getattr(kernel, field.name), AbstractKernel)
+    ]
+    if not names:
+        return kernel
+    return eqx.tree_at(
+        lambda k: [getattr(k, name) for name in names],
+        kernel,
+        [_fill(getattr(kernel, name), inner) for name in names],
+    )
