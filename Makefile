@@ -1,0 +1,46 @@
+# Each target does its own set-up in .venv; the second run is quick.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint types docs bench clean
+
+$(STAMP): pyproject.toml
+	@echo "== Setting up $(VENV) (first run: a few minutes, mostly downloading JAX)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "gplsq needs Python 3.11 or newer; call make with PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,plot]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@echo "== Fitting a Gaussian process to scikit-learn's diabetes data (examples/quickstart.py)"
+	@$(BIN)/python examples/quickstart.py
+
+lint: $(STAMP)
+	@echo "== Linter (ruff)"
+	@$(BIN)/ruff check gplsq tests examples benchmarks
+	@$(BIN)/ruff format --check --quiet gplsq tests examples benchmarks
+
+types: $(STAMP)
+	@echo "== Type checker (pyright)"
+	@$(BIN)/pyright --pythonpath $(BIN)/python gplsq
+
+test: $(STAMP) lint types
+	@echo "== Tests, x64 on"
+	@GPLSQ_X64=1 $(BIN)/python -m pytest -q
+	@echo "== Tests, x64 off"
+	@GPLSQ_X64=0 $(BIN)/python -m pytest -q
+
+docs: $(STAMP)
+	@echo "== Examples in docstrings and documents"
+	@$(BIN)/python -m pytest -q tests/docs
+
+bench: $(STAMP)
+	@echo "== Benchmark on UCI sets (see benchmarks/README.md for the data)"
+	@$(BIN)/python benchmarks/uci.py
+
+clean:
+	rm -rf $(VENV)

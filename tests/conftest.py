@@ -1,0 +1,34 @@
+"""Shared set-up: the x64 mode of a run, seeded randomness, and dtypes worth testing."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+# The suite runs twice, with GPLSQ_X64=1 and GPLSQ_X64=0.
+jax.config.update("jax_enable_x64", os.environ.get("GPLSQ_X64", "1") == "1")
+
+
+def pytest_report_header() -> str:
+    return f"jax {jax.__version__}, x64 {'on' if jax.config.jax_enable_x64 else 'off'}"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> np.dtype:
+    """Both dtypes; float64 arrays exist only with x64 on."""
+    if request.param == "float64" and not jax.config.jax_enable_x64:
+        pytest.skip("float64 arrays need x64")
+    return np.dtype(request.param)
+
+
+@pytest.fixture
+def x64() -> None:
+    """For tests that need float64 accuracy to say anything."""
+    if not jax.config.jax_enable_x64:
+        pytest.skip("needs x64")
