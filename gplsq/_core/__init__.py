@@ -6,9 +6,11 @@ from gplsq._core._checks import describe as describe
 from gplsq._core._numerics import column_dot as column_dot
 from gplsq._core._numerics import column_norm as column_norm
 from gplsq._core._numerics import default_rtol as default_rtol
+from gplsq._core._numerics import is_traced as is_traced
 from gplsq._core._numerics import matmul as matmul
 from gplsq._core._numerics import safe_divide as safe_divide
 from gplsq._core._numerics import safe_sqrt as safe_sqrt
+from gplsq._core._numerics import stop_gradient as stop_gradient
 from gplsq._core._numerics import symmetric_givens as symmetric_givens
 from gplsq._core._parameters import Parameter as Parameter
 from gplsq._core._parameters import cast as cast

@@ -1,8 +1,24 @@
 """Dtype-aware elementary numerics: products, norms, safe division and square root, Givens."""
 
+from typing import Any
+
+import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is being traced, so that its numbers are not there to look at."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def stop_gradient(tree: Any) -> Any:
+    """`jax.lax.stop_gradient` on the floating-point arrays of any pytree; the rest passes."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
 
 
 def matmul(a: Array, b: Array) -> Array:

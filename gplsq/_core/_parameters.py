@@ -74,7 +74,8 @@ def _map(tree: Any, name: str, is_positive: bool, fn: Callable[[Parameter], Any]
     if isinstance(tree, dict):
         return {key: _map(child, f"{name}.{key}", is_positive, fn) for key, child in tree.items()}
     if eqx.is_inexact_array(tree):
-        return fn(Parameter(name, tree, is_positive))
+        leaf: Any = tree
+        return fn(Parameter(name, leaf, is_positive))
     return tree
 
 

@@ -28,7 +28,7 @@ _MESSAGES = {
     STATUS.RUNNING: "still running",
     STATUS.CONVERGED_RESIDUAL: "converged: the residual met the tolerance",
     STATUS.CONVERGED_NORMAL: "converged: the normal residual met the tolerance",
-    STATUS.EXACT: "solved: by factorisation, or the right-hand side was zero",
+    STATUS.EXACT: "solved directly",
     STATUS.STAGNATED: "stagnated above the tolerance: rounding errors of this dtype dominate",
     STATUS.ILL_CONDITIONED: "stopped: the condition estimate passed its limit",
     STATUS.MAX_STEPS: "out of steps before the tolerance was met",

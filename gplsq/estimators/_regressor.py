@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,15 +100,15 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         self,
         kernel: AbstractKernel | None = None,
         *,
-        noise_variance: float | Literal["auto"] = "auto",
+        noise_variance: float | str = "auto",
         objective: Any = "auto",
         loss: str | Callable = "mse",
-        solver: AbstractLeastSquares | Literal["auto", "direct", "lsmr"] = "auto",
-        variance: Literal["auto", "exact", "neighbours"] = "auto",
+        solver: AbstractLeastSquares | str = "auto",
+        variance: str = "auto",
         standardize: bool = True,
         optimizer: Any = None,
         levels: Any = None,
-        form: Literal["auto", "dense", "tiled"] = "auto",
+        form: str = "auto",
         rtol: float | None = None,
         random_state: Any = None,
         verbose: int = 0,
@@ -309,7 +309,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
 
     def _points(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        Z = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
+        Z = np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
         return self._X_scaling.apply(Z.astype(self.posterior_.X.dtype))
 
     def _check_parameters(self) -> None:

@@ -1,13 +1,13 @@
 """Conditioning a Gaussian process on data: the posterior mean is regularised least squares."""
 
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from gplsq._core import cast, check_choice, check_finite_scalar, describe
+from gplsq._core import cast, check_choice, check_finite_scalar, describe, is_traced
 from gplsq.gp._plan import choose_solver
 from gplsq.gp._variance import (
     covariance_by_factor,
@@ -53,9 +53,7 @@ class Posterior(eqx.Module):
         """Posterior mean at Z, shape (m, d). Cost: m n kernel entries, in tiles."""
         return cross_product(self.kernel, self._points(Z), self.X, self.solution.value)
 
-    def variance(
-        self, Z: ArrayLike, method: Literal["auto", "exact", "neighbours"] = "auto"
-    ) -> Float[Array, " m"]:
+    def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " m"]:
         """Posterior variance of the latent function at Z, shape (m, d); never negative.
 
         Parameters
@@ -70,9 +68,7 @@ class Posterior(eqx.Module):
         """
         return jnp.maximum(self.raw_variance(Z, method), 0)
 
-    def raw_variance(
-        self, Z: ArrayLike, method: Literal["auto", "exact", "neighbours"] = "auto"
-    ) -> Float[Array, " m"]:
+    def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " m"]:
         """`variance` before negative rounding errors are set to 0, to count them."""
         check_choice("method", method, ("auto", "exact", "neighbours"))
         points = self._points(Z)
@@ -148,9 +144,9 @@ def condition(
     y: ArrayLike,
     *,
     noise_variance: ArrayLike,
-    solver: AbstractLeastSquares | Literal["auto", "direct", "lsmr"] = "auto",
+    solver: AbstractLeastSquares | str = "auto",
     rtol: float | None = None,
-    form: Literal["auto", "dense", "tiled"] = "auto",
+    form: str = "auto",
 ) -> Posterior:
     """Condition a zero-mean Gaussian process on noisy values.
 
@@ -243,7 +239,7 @@ def _form(solver: AbstractLeastSquares, operator: KernelOperator) -> str:
 
 
 def _noise(noise_variance: Any) -> Array:
-    if isinstance(noise_variance, jax.core.Tracer):
+    if is_traced(noise_variance):
         return noise_variance
     number = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
     return jnp.asarray(number, float)

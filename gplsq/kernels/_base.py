@@ -182,7 +182,7 @@ class Scaled(AbstractKernel):
     """
 
     variance: Array = positive()
-    kernel: AbstractKernel
+    kernel: AbstractKernel = eqx.field()  # type: ignore[misc]
 
     def pair(self, x, z):
         return self.variance * self.kernel.pair(x, z)
@@ -201,7 +201,7 @@ class Columns(AbstractKernel):
     columns: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, kernel: AbstractKernel, columns: int | Sequence[int]):
-        chosen = [columns] if isinstance(columns, Integral) else list(columns)
+        chosen: list[Any] = [columns] if isinstance(columns, Integral) else list(columns)  # type: ignore[arg-type]
         whole = all(isinstance(c, Integral) and not isinstance(c, bool | np.bool_) for c in chosen)
         if not chosen or not whole or min(chosen) < 0 or len(set(chosen)) < len(chosen):
             msg = (

@@ -1,7 +1,6 @@
 """The evaluation operator of a kernel's function space on its training points."""
 
 import os
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -15,6 +14,7 @@ from gplsq._core import (
     column_norm,
     map_row_tiles,
     matmul,
+    stop_gradient,
     tile_rows,
 )
 from gplsq.kernels import AbstractKernel
@@ -58,7 +58,7 @@ class Kernel(AbstractLinearOperator):
         self,
         kernel: AbstractKernel,
         X: ArrayLike,
-        form: Literal["auto", "dense", "tiled"] = "auto",
+        form: str = "auto",
     ):
         from_user = jnp.asarray(X)
         if not isinstance(kernel, AbstractKernel):
@@ -154,7 +154,7 @@ def _tiled_mv(kernel: AbstractKernel, X: Array, v: Array, rows: int) -> Array:
 @eqx.filter_jit
 def _gram(kernel: AbstractKernel, X: Array, rows: int) -> Array:
     """K, written tile by tile into one buffer. Not differentiated: `_kept_mv` has the rule."""
-    kernel, X = jax.lax.stop_gradient((kernel, X))
+    kernel, X = stop_gradient((kernel, X))
     n = X.shape[0]
     diagonal = kernel.diagonal(X)
     offsets = jnp.arange(rows, dtype=jnp.int32)
@@ -187,7 +187,7 @@ def _kept_mv_jvp(primals, tangents, *, rows):
         tangent = tangent + _kept_mv(kernel, X, gram, t_v, rows=rows)
     if jax.tree.leaves((t_kernel, t_X)):
         _, moved = eqx.filter_jvp(
-            lambda model: _tiled_mv(*model, v, rows), ((kernel, X),), ((t_kernel, t_X),)
+            lambda k, points: _tiled_mv(k, points, v, rows), (kernel, X), (t_kernel, t_X)
         )
         tangent = tangent + moved
     return value, tangent

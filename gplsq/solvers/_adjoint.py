@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gplsq._core import status_ok
+from gplsq._core import status_ok, stop_gradient
 from gplsq.operators import AbstractLinearOperator
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._base import AbstractLeastSquares
@@ -66,7 +66,7 @@ def _solve_jvp(primals, tangents, *, solver, throw):
     t_operator, t_damp, t_b, _, _ = tangents
     out = solve_with_derivative(operator, damp, b, x0, prepared, solver=solver, throw=throw)
     x = out[0]
-    hints = jax.lax.stop_gradient((prepared, operator, damp))
+    hints = stop_gradient((prepared, operator, damp))
     arguments = (operator, damp, t_operator, t_damp, t_b, x, b, solver, hints, throw)
     rule = _kernel_tangent if isinstance(operator, KernelOperator) else _rectangular_tangent
     zeros = jax.tree.map(lambda _: None, out[1:])

@@ -44,7 +44,7 @@ class Direct(AbstractLeastSquares):
 
     def run(self, prepared, operator, damp, f, g, x0):
         del x0  # nor for a start
-        if isinstance(prepared, CholeskyFactor):
+        if isinstance(operator, KernelOperator):
             return _by_cholesky(prepared.lower, operator, damp, f)
         return _by_svd(prepared, damp, f, g)
 

@@ -1,5 +1,6 @@
 """LSMR: settings, stopping rule and the loop over a block of right-hand sides."""
 
+from numbers import Integral
 from typing import Any
 
 import equinox as eqx
@@ -39,7 +40,7 @@ class LSMR(AbstractLeastSquares):
     atol
         Absolute tolerance on the residual norm, in units of b. 0 by default.
     max_steps
-        Iterations at most; by default ``4 min(m, n) + 100``.
+        Iterations at most; by default ``20 min(m, n) + 200``.
     condition_limit
         Stop a column when its condition estimate passes this number. No limit by default.
 
@@ -70,14 +71,13 @@ class LSMR(AbstractLeastSquares):
         self.rtol = _setting("rtol", rtol, 0.0)
         self.atol = _setting("atol", atol, 0.0)
         self.condition_limit = _setting("condition_limit", condition_limit, 1.0)
-        if max_steps is not None and (
-            isinstance(max_steps, bool) or not jnp.issubdtype(jnp.asarray(max_steps), jnp.integer)
-        ):
-            msg = f"max_steps must be a whole number; got {max_steps!r}. Pass an int."
-            raise TypeError(msg)
-        if isinstance(max_steps, int) and max_steps < 1:
-            msg = f"max_steps must be at least 1; got {max_steps}. Pass a larger number."
-            raise ValueError(msg)
+        if not eqx.is_array(max_steps) and max_steps is not None:
+            if isinstance(max_steps, bool) or not isinstance(max_steps, Integral):
+                msg = f"max_steps must be a whole number; got {max_steps!r}. Pass an int."
+                raise TypeError(msg)
+            if max_steps < 1:
+                msg = f"max_steps must be at least 1; got {max_steps}. Pass a larger number."
+                raise ValueError(msg)
         self.max_steps = None if max_steps is None else jnp.asarray(max_steps, jnp.int32)
 
     def prepare(self, operator, damp, preconditioner):
@@ -106,7 +106,7 @@ class LSMR(AbstractLeastSquares):
         tols = tolerances(self, dtype, scale)
         max_steps = self.max_steps
         if max_steps is None:
-            max_steps = jnp.asarray(4 * min(operator.shape) + 100, jnp.int32)
+            max_steps = jnp.asarray(20 * min(operator.shape) + 200, jnp.int32)
 
         def judge(state, status, step, progress):
             if system.linear is None:

@@ -110,9 +110,11 @@ def verify_rectangular(
     damped_r = jnp.sqrt(norm_r**2 + (damp * norm_x) ** 2)
     size = state.norm_A * norm_x + column_norm(b)
     # Rounding in b - A x alone leaves a residual of eps (|A| |x| + |b|); a few of these must be
-    # allowed in the normal residual, which has no such term of its own.
+    # allowed in the normal residual, which has no such term of its own. A tolerance below them is
+    # out of reach, and gets no such allowance.
+    floor = jnp.where(tols.rtol >= 8 * eps, 8 * eps / tols.rtol, 0)
     by_residual = safe_divide(damped_r, size)
-    by_normal = safe_divide(normal, state.norm_A * (damped_r + 8 * eps / tols.rtol * size))
+    by_normal = safe_divide(normal, state.norm_A * (damped_r + floor * size))
     met_residual = damped_r <= tols.rtol * size + tols.atol
     met = met_residual | (by_normal <= tols.rtol)
     kind = jnp.where(met_residual, STATUS.CONVERGED_RESIDUAL, STATUS.CONVERGED_NORMAL)

@@ -1,11 +1,10 @@
 """What a solve returns: the value, a status per column, and numbers to judge it by."""
 
 import equinox as eqx
-import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from gplsq._core import STATUS, status_message, status_ok, status_remedy
+from gplsq._core import STATUS, is_traced, status_message, status_ok, status_remedy
 
 
 class ConvergenceError(RuntimeError):
@@ -50,7 +49,7 @@ class Solution(eqx.Module):
 
     def report(self) -> str:
         """The outcome in plain words, with one remedy for what failed. Not for use under jit."""
-        if isinstance(self.status, jax.core.Tracer):
+        if is_traced(self.status):
             return "no report while tracing: call report() on the result of the jitted function"
         return describe_outcome(self.status, self.stats)
 
@@ -64,10 +63,15 @@ def describe_outcome(status: Array, stats: Stats) -> str:
     lines = []
     for code in np.unique(codes):
         of_code = codes == code
-        line = f"{int(of_code.sum())} of {codes.size} right-hand sides {status_message(int(code))}"
-        line += f" ({int(steps[of_code].max())} steps"
+        line = status_message(int(code))
+        if codes.size > 1:
+            line = f"{int(of_code.sum())} of {codes.size} right-hand sides {line}"
         worst = float(np.max(measure[of_code]))
-        line += f", error measure {worst:.1e}, tolerance {float(tolerance[of_code].max()):.1e})"
+        if code == STATUS.EXACT:
+            line += f" (relative residual {worst:.1e})"
+        else:
+            line += f" ({int(steps[of_code].max())} steps, error measure {worst:.1e}, "
+            line += f"tolerance {float(tolerance[of_code].max()):.1e})"
         remedy = status_remedy(int(code))
         lines.append(line + (f". Remedy: {remedy}" if remedy else ""))
     return "; ".join(lines)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, PyTree
 
-from gplsq._core import check_finite_scalar, describe
+from gplsq._core import check_finite_scalar, describe, is_traced, stop_gradient
 from gplsq.operators import AbstractLinearOperator, Dense, Function
 from gplsq.solvers._adjoint import solve_with_derivative
 from gplsq.solvers._base import AbstractLeastSquares
@@ -105,11 +105,11 @@ def lstsq(
 
 @eqx.filter_jit
 def _run(operator, damp, b, x0, preconditioner, solver, throw):
-    fixed = jax.lax.stop_gradient((operator, damp))
+    fixed = stop_gradient((operator, damp))
     prepared = solver.prepare(*fixed, preconditioner)
-    start = jax.lax.stop_gradient(x0)
+    start = stop_gradient(x0)
     return solve_with_derivative(
-        operator, damp, b, start, jax.lax.stop_gradient(prepared), solver=solver, throw=throw
+        operator, damp, b, start, stop_gradient(prepared), solver=solver, throw=throw
     )
 
 
@@ -179,10 +179,10 @@ def _as_damp(damp: Any, dtype: Any) -> Array | None:
     if isinstance(damp, int | float | np.number | np.ndarray) and np.ndim(damp) == 0:
         number = check_finite_scalar("damp", damp, minimum=0.0)
         return None if number == 0 else jnp.asarray(number, dtype)
-    if not eqx.is_array(damp) or damp.ndim != 0:
+    if not eqx.is_array(damp) or jnp.ndim(damp) != 0:
         msg = f"damp must be a non-negative scalar; got {describe(damp)}. Pass one number."
         raise ValueError(msg)
-    if not isinstance(damp, jax.core.Tracer):
+    if not is_traced(damp):
         check_finite_scalar("damp", damp, minimum=0.0)
     return jnp.asarray(damp, dtype)
 
@@ -203,7 +203,7 @@ def _as_start(operator: AbstractLinearOperator, x0: Any, columns: int) -> Array:
 
 def _raise_if_failed(value: Array, status: Array, stats: Any) -> Array:
     from_status = solution_from(value, status, stats)
-    if isinstance(status, jax.core.Tracer):
+    if is_traced(status):
         message = "lstsq missed its tolerance; call with throw=False and look at Solution.report()"
         return eqx.error_if(value, ~jnp.all(from_status.ok), message)
     if not bool(jnp.all(from_status.ok)):

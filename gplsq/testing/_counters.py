@@ -35,4 +35,5 @@ def count_compilations() -> Iterator[list[str]]:
 def peak_memory_bytes(fn: Callable, *args: Any) -> int:
     """Bytes that the compiled `fn(*args)` needs for temporaries and results, by XLA's own count."""
     analysis = jax.jit(fn).lower(*args).compile().memory_analysis()
+    assert analysis is not None, "this backend does not report memory"
     return int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)

@@ -1,9 +1,10 @@
 """The tuner: optax on the logarithms of hyperparameters, over levels of growing subsets."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,7 +14,15 @@ import optax
 from jaxtyping import ArrayLike
 from tqdm import tqdm
 
-from gplsq._core import cast, check_finite_scalar, constrain, describe, parameters_of, unconstrain
+from gplsq._core import (
+    cast,
+    check_choice,
+    check_finite_scalar,
+    constrain,
+    describe,
+    parameters_of,
+    unconstrain,
+)
 from gplsq.kernels import AbstractKernel
 from gplsq.tuning._history import History
 from gplsq.tuning._levels import Level, default_levels
@@ -47,12 +56,12 @@ def tune(
     X: ArrayLike,
     y: ArrayLike,
     *,
-    objective: AbstractObjective | Literal["auto"] = "auto",
+    objective: AbstractObjective | str = "auto",
     loss: str | Callable = "mse",
-    noise_variance: float | Literal["auto"] = "auto",
+    noise_variance: float | str = "auto",
     optimizer: optax.GradientTransformation | None = None,
     levels: Sequence[Level] | None = None,
-    start: Literal["data", "given"] = "given",
+    start: str = "given",
     random_state: int | np.random.Generator | None = 0,
     verbose: int = 0,
 ) -> TuningResult:
@@ -104,6 +113,7 @@ def tune(
     noise.
     """
     score = as_loss(loss)
+    check_choice("start", start, ("given", "data"))
     rng = np.random.default_rng(random_state)
     X_host, y_host = np.asarray(X), np.asarray(y)
     if X_host.ndim != 2 or y_host.shape != X_host.shape[:1] or X_host.shape[0] < 2:
@@ -123,8 +133,8 @@ def tune(
         kernel, noise = start_from_data(kernel, X_host, y_host, rng)
     if noise_variance != "auto":
         noise = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
-    run = _Run(n, chosen, score, optimizer, schedule, rng, verbose)
-    return run.go(kernel, noise, X_host, y_host)
+    run = _Run(X_host, y_host, chosen, score, optimizer, schedule, rng, verbose)
+    return run.go(kernel, noise)
 
 
 def _check_levels(levels: Sequence[Level], n: int) -> list[Level]:
@@ -136,96 +146,102 @@ def _check_levels(levels: Sequence[Level], n: int) -> list[Level]:
 
 
 class _Run:
-    """State of one tuning run that does not belong into a trace."""
+    """State of one tuning run that does not belong into a trace.
 
-    def __init__(self, n, objective, loss, optimizer, levels, rng, verbose):
-        self.n = n
-        self.objective = objective
-        self.loss = loss
-        self.levels = levels
-        self.rng = rng
-        self.verbose = verbose
+    A model is the pair (unconstrained kernel, log noise variance).
+    """
+
+    def __init__(self, X, y, objective, loss, optimizer, levels, rng, verbose):
+        self.X, self.y = jnp.asarray(X), jnp.asarray(y, X.dtype)
+        self.objective, self.loss = objective, loss
+        self.levels, self.rng = levels, rng
         total = sum(level.steps for level in levels)
         self.optimizer = _default_optimizer(total) if optimizer is None else optimizer
         self.patience = _PATIENCE_RANDOM if objective.random else _PATIENCE_FIXED
+        self.history, self.began = History(), time.perf_counter()
+        self.bar = tqdm(total=total, disable=not verbose, desc="tuning", unit="step")
 
-    def go(self, kernel, noise, X, y) -> TuningResult:
-        dtype = X.dtype
-        data = (jnp.asarray(X), jnp.asarray(y, dtype))
+    def go(self, kernel: AbstractKernel, noise: float) -> TuningResult:
+        """Run all levels from these hyperparameters."""
+        dtype = self.X.dtype
         model = unconstrain(cast(kernel, dtype)), jnp.log(jnp.asarray(noise, dtype))
         state = self.optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-        history, began, step = History(), time.perf_counter(), 0
-        best = (np.inf, model)
-        total = sum(level.steps for level in self.levels)
-        bar = tqdm(total=total, disable=not self.verbose, desc="tuning", unit="step")
-        for level in self.levels:
-            fixed = self._rows(level)
-            exam_key = self._key()
-            # A new level has a new measure: the best so far is examined afresh on it.
-            model = best[1]
-            best, stale, rejected = (np.inf, model), 0, 0
-            for inner in range(level.steps):
-                rows = self._rows(level) if self.objective.random else fixed
-                new, new_state, value = _step(
-                    model,
-                    state,
-                    *data,
-                    rows,
-                    self._key(),
-                    self.objective,
-                    self.loss,
-                    self.optimizer,
-                )
-                value = float(value)
-                exam = None
-                if np.isfinite(value) and not self.objective.random:
-                    exam = value
-                elif np.isfinite(value) and inner % _EXAM_EVERY == 0:
-                    exam = float(
-                        _evaluate(model, *data, fixed, exam_key, self.objective, self.loss)
-                    )
-                history.append(
-                    _record(step, level.rows, value, exam, model, time.perf_counter() - began)
-                )
-                step += 1
-                bar.update()
-                bar.set_postfix(rows=level.rows, loss=f"{value:.4g}")
-                if not np.isfinite(value):
-                    rejected += 1
-                    if rejected > _MAX_REJECTED:
-                        history.message = "stopped: too many steps without a finite loss"
-                        break
-                    model = best[1][0], best[1][1] + rejected * np.log(_RESCUE_FACTOR)
-                    model = model[0], jnp.asarray(model[1], dtype)
-                    continue
-                if exam is not None and np.isfinite(exam):
-                    # The new values come from a finite gradient at the examined ones.
-                    improved = np.isinf(best[0]) or exam < best[0] - _MIN_IMPROVEMENT * abs(best[0])
-                    stale = 0 if improved else stale + 1
-                    if exam < best[0]:
-                        best = (exam, model)
-                    if stale > self.patience:
-                        history.message = f"level of {level.rows} rows stopped early: no progress"
-                        break
-                model, state = new, new_state
-            else:
-                best = self._last_exam(best, model, data, fixed, exam_key)
-        bar.close()
-        if not np.isfinite(best[0]):
+        loss = np.inf
+        with self.bar:
+            for level in self.levels:
+                loss, model, state = self._level(level, model, state)
+        if not np.isfinite(loss):
             msg = (
                 "tuning found no hyperparameters with a finite held-out loss. Standardise X and y, "
                 "start from a larger noise_variance, or pass float64 data."
             )
             raise FloatingPointError(msg)
-        kernel, log_noise = best[1]
-        return TuningResult(constrain(kernel), float(jnp.exp(log_noise)), best[0], history)
+        kernel, log_noise = model
+        return TuningResult(constrain(kernel), float(jnp.exp(log_noise)), loss, self.history)
 
-    def _last_exam(self, best, model, data, fixed, key):
-        value = float(_evaluate(model, *data, fixed, key, self.objective, self.loss))
-        return (value, model) if np.isfinite(value) and value < best[0] else best
+    def _level(self, level: Level, model: Any, state: Any) -> tuple[float, Any, Any]:
+        """One level; returns its best loss, the model that had it, and the optimiser's state."""
+        fixed, exam_key = self._rows(level), self._key()
+        best, best_model, stale, rejected = np.inf, model, 0, 0
+        for inner in range(level.steps):
+            rows = self._rows(level) if self.objective.random else fixed
+            value, new, new_state = self._step(model, state, rows)
+            exam = None
+            if np.isfinite(value):
+                if not self.objective.random:
+                    exam = value
+                elif inner % _EXAM_EVERY == 0:
+                    exam = self._exam(model, fixed, exam_key)
+            self._record(level, value, exam, model)
+            if not np.isfinite(value):
+                rejected += 1
+                if rejected > _MAX_REJECTED:
+                    self.history.message = "stopped: too many steps without a finite loss"
+                    return best, best_model, state
+                # Back to the best values, with more noise: see _RESCUE_FACTOR.
+                model = best_model[0], best_model[1] + rejected * math.log(_RESCUE_FACTOR)
+                continue
+            if exam is not None:
+                improved = np.isinf(best) or exam < best - _MIN_IMPROVEMENT * abs(best)
+                stale = 0 if improved else stale + 1
+                if exam < best:
+                    best, best_model = exam, model
+                if stale > self.patience:
+                    self.history.message = f"level of {level.rows} rows ended early: no progress"
+                    return best, best_model, state
+            model, state = new, new_state
+        exam = self._exam(model, fixed, exam_key)
+        return (exam, model, state) if exam < best else (best, best_model, state)
+
+    def _step(self, model: Any, state: Any, rows: np.ndarray) -> tuple[float, Any, Any]:
+        arguments = (model, state, self.X, self.y, rows, self._key())
+        value, new, new_state = _step(*arguments, self.objective, self.loss, self.optimizer)
+        return float(value), new, new_state
+
+    def _exam(self, model: Any, rows: np.ndarray, key: jax.Array) -> float:
+        value = _evaluate(model, self.X, self.y, rows, key, self.objective, self.loss)
+        return float(value) if np.isfinite(value) else np.inf
+
+    def _record(self, level: Level, value: float, exam: float | None, model: Any) -> None:
+        kernel, log_noise = model
+        record: dict[str, Any] = {
+            "step": len(self.history),
+            "rows": level.rows,
+            "loss": value,
+            "exam": exam,
+            "noise_variance": float(jnp.exp(log_noise)),
+            "seconds": time.perf_counter() - self.began,
+            "accepted": bool(np.isfinite(value)),
+        }
+        for parameter in parameters_of(kernel):
+            number = np.asarray(parameter.value)
+            record[parameter.name] = np.exp(number) if parameter.positive else number
+        self.history.append(record)
+        self.bar.update()
+        self.bar.set_postfix(rows=level.rows, loss=f"{value:.4g}")
 
     def _rows(self, level: Level) -> np.ndarray:
-        return self.rng.choice(self.n, size=level.rows, replace=False)
+        return self.rng.choice(self.X.shape[0], size=level.rows, replace=False)
 
     def _key(self) -> jax.Array:
         return jax.random.key(int(self.rng.integers(2**31)))
@@ -251,21 +267,5 @@ def _step(model, state, X, y, rows, key, objective, loss, optimizer):
     value, gradient = eqx.filter_value_and_grad(_value)(model, X, y, rows, key, objective, loss)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))
     updates, new_state = optimizer.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
-    return eqx.apply_updates(model, updates), new_state, jnp.where(finite, value, jnp.nan)
-
-
-def _record(step, rows, value, exam, model, seconds) -> dict[str, Any]:
-    kernel, log_noise = model
-    record = {
-        "step": step,
-        "rows": rows,
-        "loss": value,
-        "exam": exam,
-        "noise_variance": float(jnp.exp(log_noise)),
-        "seconds": seconds,
-        "accepted": bool(np.isfinite(value)),
-    }
-    for parameter in parameters_of(kernel):
-        value = np.exp(parameter.value) if parameter.positive else np.asarray(parameter.value)
-        record[parameter.name] = value
-    return record
+    value = jnp.where(finite, value, jnp.nan)
+    return value, eqx.apply_updates(model, updates), new_state

@@ -20,7 +20,7 @@ _NOISE_SHARE = 0.01
 
 def default_kernel(d: int) -> AbstractKernel:
     """Matérn 3/2 with one lengthscale a column, and a variance."""
-    return Scaled(1.0, Matern32(np.ones(d)))
+    return Scaled(jnp.asarray(1.0), Matern32(jnp.ones(d)))
 
 
 def start_from_data(

@@ -1,0 +1,80 @@
+"""The tree keeps its promises: import floors, file sizes, public names."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PACKAGE = ROOT / "gplsq"
+FLOORS = ["_core", "kernels", "operators", "solvers", "gp", "tuning", "estimators"]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def floor_of(path: pathlib.Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def imports_of(path: pathlib.Path) -> list[tuple[ast.AST, str]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gplsq"):
+            found.append((node, node.module or ""))
+        elif isinstance(node, ast.Import):
+            found += [(node, a.name) for a in node.names if a.name.startswith("gplsq")]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_imports_from_its_own_floor_and_from_lower_ones_only(path: pathlib.Path) -> None:
+    floor = floor_of(path)
+    if floor in ("", "testing"):
+        return
+    for _, module in imports_of(path):
+        parts = module.split(".")
+        target = parts[1] if len(parts) > 1 else ""
+        assert target in FLOORS, f"{path}: imports {module}"
+        assert FLOORS.index(target) <= FLOORS.index(floor), f"{path}: imports upwards, {module}"
+        if target != floor:
+            assert len(parts) == 2, f"{path}: reaches into another floor: {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_import_hides_inside_a_function(path: pathlib.Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inside = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+            assert not inside, f"{path}: import inside {node.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_is_longer_than_four_hundred_lines(path: pathlib.Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_file_says_what_it_is_and_every_public_object_has_a_docstring(
+    path: pathlib.Path,
+) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), f"{path} has no module docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
+
+
+def test_nothing_touches_global_jax_flags() -> None:
+    for path in FILES:
+        assert "jax.config.update" not in path.read_text(), path
+
+
+def test_importing_the_package_creates_no_arrays_and_compiles_nothing() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import jax, gplsq; from jax._src import xla_bridge as b; "
+        "assert not b._backends, 'importing gplsq started a JAX backend'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
