@@ -14,6 +14,7 @@ from gplsq.solvers._base import AbstractLeastSquares
 from gplsq.solvers._lsmr_step import initial_state, lsmr_step
 from gplsq.solvers._lsmr_stop import (
     Progress,
+    best_iterate,
     condition_estimate,
     judge_residual,
     judge_step,
@@ -47,12 +48,14 @@ class LSMR(AbstractLeastSquares):
     Notes
     -----
     Columns that are done are frozen; one that turned NaN or infinite keeps its last finite value
-    and does not disturb the others. After the loop (for kernel systems also every ten steps)
-    residuals are recomputed from the solution: a column whose recurrences promised more than that
-    shows is "stagnated", not "converged".
+    and does not disturb the others. After the loop residuals are recomputed from the solution: a
+    column whose recurrences promised more than that shows is "stagnated", not "converged".
+
+    A preconditioned kernel system is consistent, and Craig's iterate is followed beside LSMR's on
+    the same products; each column gets the one with the smaller residual.
 
     Cost of a step: one product with A and one with its adjoint for the whole block (for a kernel
-    one product with K), and eight vectors of memory a column. A tolerance or step limit of a new
+    one product with K), and eleven vectors of memory a column. A tolerance or step limit of a new
     value does not recompile.
     """
 
@@ -108,10 +111,10 @@ class LSMR(AbstractLeastSquares):
         if max_steps is None:
             max_steps = jnp.asarray(20 * min(operator.shape) + 200, jnp.int32)
 
-        def judge(state, status, step, progress):
+        def judge(state, status, progress):
             if system.linear is None:
                 return judge_step(system, tols, norm_b, state, status), progress
-            return judge_residual(system, tols, b, state, status, step, progress)
+            return judge_residual(system, tols, state, status, progress)
 
         def keep_going(carry):
             step, _, status, _, _ = carry
@@ -126,10 +129,11 @@ class LSMR(AbstractLeastSquares):
             status = jnp.where(active & ~finite, STATUS.NON_FINITE, status).astype(jnp.int32)
             taken = active & finite
             state = jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
-            status, progress = judge(state, status, step, progress)
+            status, progress = judge(state, status, progress)
             return step + 1, steps + taken, status, state, progress
 
-        start = initial_state(operator, b)
+        consistent = system.linear is not None and system.linear.consistent
+        start = initial_state(operator, b, consistent=consistent)
         norm_b = start.residual
         zero, running = jnp.zeros((), jnp.int32), jnp.zeros(b.shape[1:], jnp.int32)
         status = jnp.where(jnp.isfinite(start.zeta_bar), STATUS.RUNNING, STATUS.NON_FINITE).astype(
@@ -143,8 +147,10 @@ class LSMR(AbstractLeastSquares):
             keep_going, body, (zero, running, status, start, progress)
         )
         status = jnp.where(status == STATUS.RUNNING, STATUS.MAX_STEPS, status)
-        verify = verify_rectangular if system.linear is None else verify_linear
-        status, residual, normal, measure = verify(system, tols, b, state.x, state, status)
+        linear = system.linear is not None
+        x = best_iterate(system, state)[0] if linear else state.x
+        verify = verify_linear if linear else verify_rectangular
+        status, residual, normal, measure = verify(system, tols, b, x, state, status)
         stats = Stats(
             num_steps=steps,
             residual_norm=residual * scale,
@@ -155,7 +161,7 @@ class LSMR(AbstractLeastSquares):
             error_measure=measure,
             tolerance=jnp.broadcast_to(tols.rtol, measure.shape),
         )
-        return system.recover(state.x * scale), status, stats
+        return system.recover(x * scale), status, stats
 
 
 def _setting(name: str, value: Any, minimum: float) -> Array | None:

@@ -14,6 +14,25 @@ from gplsq._core import safe_divide, symmetric_givens
 from gplsq.operators import AbstractLinearOperator
 
 
+class Craig(eqx.Module):
+    """Craig's method on the same bidiagonalisation: the iterate of smallest error, not residual.
+
+    For a consistent system, where the undamped LSMR iterate minimises the normal residual, this one
+    minimises the distance to the solution (Craig 1955; Saunders 1995, section 2), which for a
+    preconditioned kernel system makes it the iterate of conjugate gradients. It costs two vector
+    updates and no product, and is one Krylov dimension ahead.
+    """
+
+    x: Float[Array, "n k"]
+    r: Float[Array, "m k"]  # b - A x
+    zeta: Float[Array, " k"]
+
+    def step(self, v: Array, Av: Array, alpha: Array, beta: Array) -> "Craig":
+        """Take in the next right vector."""
+        zeta = -safe_divide(beta * self.zeta, alpha)
+        return Craig(self.x + zeta * v, self.r - zeta * Av, zeta)
+
+
 class LSMRState(eqx.Module):
     """The iteration's state. Vectors carry one column a right-hand side; scalars are (k,)."""
 
@@ -26,6 +45,10 @@ class LSMRState(eqx.Module):
     x: Float[Array, "n k"]
     h: Float[Array, "n k"]
     h_bar: Float[Array, "n k"]
+    # their images, by the same recurrences: the residual b - A x without a product
+    Ah: Float[Array, "m k"]
+    Ah_bar: Float[Array, "m k"]
+    r: Float[Array, "m k"]
     # scalars of the two QR factorisations (section 2.4)
     alpha_bar: Float[Array, " k"]
     rho: Float[Array, " k"]
@@ -46,6 +69,8 @@ class LSMRState(eqx.Module):
     norm_A: Float[Array, " k"]
     max_rho_bar: Float[Array, " k"]
     min_rho_bar: Float[Array, " k"]
+    # companion iterate, for consistent systems only
+    craig: Craig | None
 
 
 def next_right_vector(
@@ -56,12 +81,15 @@ def next_right_vector(
     return safe_divide(v_raw, alpha), safe_divide(Av_raw, alpha), alpha
 
 
-def initial_state(operator: AbstractLinearOperator, b: Float[Array, "m k"]) -> LSMRState:
-    """State before the first iteration, from x = 0."""
+def initial_state(
+    operator: AbstractLinearOperator, b: Float[Array, "m k"], *, consistent: bool = False
+) -> LSMRState:
+    """State before the first iteration, from x = 0; `consistent` adds the companion iterate."""
     v_raw, beta = operator.adjoint(b)
     u = safe_divide(b, beta)
     v, Av, alpha = next_right_vector(operator, safe_divide(v_raw, beta))
     zero, one = jnp.zeros_like(beta), jnp.ones_like(beta)
+    craig = Craig(jnp.zeros_like(v), b, -one).step(v, Av, alpha, beta) if consistent else None
     return LSMRState(
         u=u,
         v=v,
@@ -70,6 +98,9 @@ def initial_state(operator: AbstractLinearOperator, b: Float[Array, "m k"]) -> L
         x=jnp.zeros_like(v),
         h=v,
         h_bar=jnp.zeros_like(v),
+        Ah=Av,
+        Ah_bar=jnp.zeros_like(Av),
+        r=b,
         alpha_bar=alpha,
         rho=one,
         rho_bar=one,
@@ -87,6 +118,7 @@ def initial_state(operator: AbstractLinearOperator, b: Float[Array, "m k"]) -> L
         norm_A=alpha,
         max_rho_bar=zero,
         min_rho_bar=jnp.full_like(beta, jnp.inf),
+        craig=craig,
     )
 
 
@@ -113,9 +145,12 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
     zeta_bar = -s_bar * s.zeta_bar
 
     # Iterate and directions.
-    h_bar = s.h - safe_divide(theta_bar * rho, s.rho * s.rho_bar) * s.h_bar
-    x = s.x + safe_divide(safe_divide(zeta, rho), rho_bar) * h_bar
-    h = v - safe_divide(theta_new, rho) * s.h
+    back = safe_divide(theta_bar * rho, s.rho * s.rho_bar)
+    length = safe_divide(safe_divide(zeta, rho), rho_bar)
+    turn = safe_divide(theta_new, rho)
+    h_bar, Ah_bar = s.h - back * s.h_bar, s.Ah - back * s.Ah_bar
+    x, r = s.x + length * h_bar, s.r - length * Ah_bar
+    h, Ah = v - turn * s.h, Av - turn * s.Ah
 
     # Residual norm of the damped system.
     beta_acute = c_hat * s.beta_dd
@@ -143,6 +178,9 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
         x=x,
         h=h,
         h_bar=h_bar,
+        Ah=Ah,
+        Ah_bar=Ah_bar,
+        r=r,
         alpha_bar=alpha_bar,
         rho=rho,
         rho_bar=rho_bar,
@@ -160,4 +198,5 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
         norm_A=norm_A,
         max_rho_bar=max_rho_bar,
         min_rho_bar=min_rho_bar,
+        craig=None if s.craig is None else s.craig.step(v, Av, alpha, beta),
     )

@@ -1,13 +1,12 @@
 """When a column of LSMR stops, and what its status says: the two stopping rules.
 
 Rectangular systems are judged by the backward error of least squares (Fong & Saunders 2011, section
-3.4), from the recurrences at every step and recomputed at the end. Kernel systems are square, and
-judged by their relative residual, recomputed from the iterate every few steps.
+3.4). Kernel systems are square, and judged by their relative residual. Both are followed by
+recurrences, without products, and recomputed from the iterate at the end.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -15,10 +14,8 @@ from gplsq._core import STATUS, column_norm, default_rtol, safe_divide
 from gplsq.solvers._lsmr_step import LSMRState
 from gplsq.solvers._systems import System
 
-# A kernel system's residual is recomputed every so many steps: one product more in ten.
-_CHECK_EVERY = 10
-# So many checks in a row without an improvement by a twentieth are called stagnation.
-_PATIENCE = 4
+# A kernel system whose residual has not improved by a twentieth in so many steps has stagnated.
+_PATIENCE = 100
 
 
 class Tolerances(NamedTuple):
@@ -43,7 +40,7 @@ def tolerances(solver, dtype, scale: Array) -> Tolerances:
 
 
 class Progress(NamedTuple):
-    """Best recomputed residual of each column, and checks since it improved (kernel systems)."""
+    """Best residual of each column, and steps since it improved (kernel systems)."""
 
     best: Array
     stale: Array
@@ -66,36 +63,33 @@ def judge_step(
 
 
 def judge_residual(
-    system: System,
-    tols: Tolerances,
-    b: Array,
-    state: LSMRState,
-    status: Array,
-    step: Array,
-    progress: Progress,
+    system: System, tols: Tolerances, state: LSMRState, status: Array, progress: Progress
 ) -> tuple[Array, Progress]:
-    """Status after a step of a kernel system, from its true residual where one is due."""
+    """Status after a step of a kernel system, from its followed residual."""
     linear = system.linear
     assert linear is not None
+    residual = best_iterate(system, state)[1]
+    better = residual < 0.95 * progress.best
+    stale = jnp.where(better, 0, progress.stale + 1)
     # A vanishing bidiagonal entry means the Krylov space is exhausted: nothing can improve.
-    exhausted = (state.zeta_bar == 0) & (status == STATUS.RUNNING)
-    exhausted = exhausted | ((_condition(state) > tols.condition_limit) & (status == 0))
+    stuck = (stale >= _PATIENCE) | (state.zeta_bar == 0)
+    new = jnp.where(_condition(state) > tols.condition_limit, STATUS.ILL_CONDITIONED, 0)
+    new = jnp.where(stuck, STATUS.STAGNATED, new)
+    # A fifth of the tolerance is left to the rounding errors of the recurrence.
+    goal = 0.8 * (tols.rtol * linear.reference + tols.atol)
+    new = jnp.where(residual <= goal, STATUS.CONVERGED_RESIDUAL, new)
+    status = jnp.where(status == STATUS.RUNNING, new, status).astype(jnp.int32)
+    return status, Progress(jnp.where(better, residual, progress.best), stale)
 
-    def look(_):
-        residual = column_norm(b - linear.multiply(state.x))
-        met = residual <= tols.rtol * linear.reference + tols.atol
-        better = residual < 0.95 * progress.best
-        stale = jnp.where(better, 0, progress.stale + 1)
-        new = jnp.where(stale >= _PATIENCE, STATUS.STAGNATED, STATUS.RUNNING)
-        new = jnp.where(met, STATUS.CONVERGED_RESIDUAL, new)
-        return new.astype(jnp.int32), Progress(jnp.minimum(residual, progress.best), stale)
 
-    def skip(_):
-        return jnp.zeros_like(status), progress
-
-    new, moved = jax.lax.cond((step + 1) % _CHECK_EVERY == 0, look, skip, None)
-    new = jnp.where(exhausted & (new == STATUS.RUNNING), STATUS.STAGNATED, new)
-    return jnp.where(status == STATUS.RUNNING, new, status).astype(jnp.int32), moved
+def best_iterate(system: System, state: LSMRState) -> tuple[Array, Array]:
+    """The iterate with the smaller followed residual, and its norm, column by column."""
+    residual = column_norm(state.r - system.damp**2 * state.x)
+    if state.craig is None:
+        return state.x, residual
+    other = column_norm(state.craig.r)
+    ahead = other < residual
+    return jnp.where(ahead, state.craig.x, state.x), jnp.where(ahead, other, residual)
 
 
 def verify_rectangular(

@@ -44,6 +44,7 @@ class LinearSystem(NamedTuple):
     multiply: Callable[[Array], Array]  # S z
     magnitude: Callable[[Array], Array]  # |S| |z| entrywise: what rounding errors are relative to
     reference: Float[Array, " k"]  # norm of the right-hand side before any warm start
+    consistent: bool  # undamped as it stands, so that Craig's iterate makes sense
 
 
 class PreconditionedKernel(AbstractLinearOperator):
@@ -111,7 +112,7 @@ def kernel_system(
         return c if x0 is None else x0 + c
 
     rhs = f if x0 is None else f - multiply(x0)
-    linear = LinearSystem(multiply, magnitude, column_norm(f))
+    linear = LinearSystem(multiply, magnitude, column_norm(f), prepared is not None)
     if prepared is None:
         return System(operator, sigma, rhs, _no_norm, recover, linear)
     inner = PreconditionedKernel(operator, sigma, prepared)

@@ -238,7 +238,7 @@ class _Run:
             record[parameter.name] = np.exp(number) if parameter.positive else number
         self.history.append(record)
         self.bar.update()
-        self.bar.set_postfix(rows=level.rows, loss=f"{value:.4g}")
+        self.bar.set_postfix(rows=level.rows, loss=f"{value:.4g}", refresh=False)
 
     def _rows(self, level: Level) -> np.ndarray:
         return self.rng.choice(self.X.shape[0], size=level.rows, replace=False)

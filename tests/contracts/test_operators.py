@@ -73,6 +73,7 @@ OPERATORS = {
     "transposed": (lambda dtype: operators.Transposed(_dense(A, dtype)), A.T),
 }
 
+
 @functools.lru_cache
 def _made(name, dtype):
     """Each operator once, so that every test finds `_run` compiled for it."""
@@ -130,7 +131,7 @@ def test_mv_is_the_product_with_the_matrix(case, dtype):
 
 
 def test_adjoint_identity_holds_in_the_inner_products_of_the_operator(case, dtype):
-    operator, matrix, (v, V, u, U), out = case
+    _, matrix, (v, V, u, U), out = case
     for inner, vector, dual in zip(out["inner"], (v, V), (u, U), strict=True):
         _close(inner, ((matrix @ vector) * dual).sum(axis=0), dtype)
 

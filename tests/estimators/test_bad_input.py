@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
-from sklearn.metrics import r2_score
 
 from gplsq import LSMR, GPRegressor
 from gplsq.kernels import RBF, Matern32
+from gplsq.testing import tolerance
 
-# One shape for nearly all tests: fits of one shape share their compiled functions.
-N, M = 50, 7
+# One shape and one number of steps for nearly all tests: such fits share their compiled functions,
+# here and with the tests of what GPRegressor predicts.
+N, M = 70, 7
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_bad_table_is_refused(table, change, error, match):
     [
         (lambda y: spoiled(y, np.nan), "Input y contains NaN"),
         (lambda y: spoiled(y, np.inf), "Input y contains infinity"),
-        (lambda y: y[:-1], r"inconsistent numbers of samples: \[50, 49\]"),
+        (lambda y: y[:-1], r"inconsistent numbers of samples: \[70, 69\]"),
         (lambda y: np.c_[y, y], "y should be a 1d array"),
         (lambda y: 1.0, "y should be a 1d array"),
         (lambda y: None, "requires y to be passed"),
@@ -222,17 +223,32 @@ def test_a_constant_target_is_predicted_as_that_constant(table, value, precision
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_a_constant_column_changes_nothing(table, precision):
-    X, y, Z = table
+def test_a_constant_column_says_nothing(table, precision):
+    X, y, Z = (array.astype(precision) for array in table)
+    zero = (
+        short()
+        .fit(X * np.array([1, 0], precision), y)
+        .predict(Z * np.array([1, 0], precision), return_std=True)
+    )
     # 0.1 is not exact: its mean over the rows differs from it by rounding.
-    constant = np.c_[X[:, 0], np.full(N, 0.1)].astype(precision)
-    points = np.c_[Z[:, 0], np.full(M, 0.1)].astype(precision)
-    mean, std = check_sensible(short().fit(constant, y), points, y)
-    alone = short().fit(X[:, :1].astype(precision), y)
-    mean_alone, std_alone = alone.predict(points[:, :1], return_std=True)
-    atol = 1e-3 if precision == "float32" else 1e-8
-    np.testing.assert_allclose(mean, mean_alone, atol=atol)
-    np.testing.assert_allclose(std, std_alone, atol=atol)
+    gp = short().fit(np.c_[X[:, 0], np.full(N, 0.1, precision)], y)
+    mean, std = check_sensible(gp, np.c_[Z[:, 0], np.full(M, 0.1, precision)], y)
+    atol = tolerance(precision, 10)
+    np.testing.assert_allclose(mean, zero[0], atol=atol)
+    np.testing.assert_allclose(std, zero[1], atol=atol)
+    # What the column could not teach is left to the other one.
+    assert gp.score(np.c_[X[:, 0], np.full(N, 0.1, precision)], y) > 0.8
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_column_that_is_constant_up_to_rounding_says_nothing(table, precision):
+    X, y, Z = (array.astype(precision) for array in table)
+    plain = short().fit(X * np.array([1, 0], precision), y).predict(Z * np.array([1, 0], precision))
+    wobble = np.full(N, 0.1, precision)
+    wobble[::2] = np.nextafter(wobble[::2], 1, dtype=precision)
+    gp = short().fit(np.c_[X[:, 0], wobble], y)
+    mean, _ = check_sensible(gp, np.c_[Z[:, 0], wobble[:M]], y)
+    np.testing.assert_allclose(mean, plain, atol=tolerance(precision, 10))
 
 
 def test_a_table_of_constant_columns_predicts_the_mean_of_the_target(table):
@@ -256,7 +272,7 @@ def test_duplicated_rows_with_different_targets_are_averaged(table, precision):
     half = X[: N // 2].astype(precision)
     truth = np.sin(2 * half[:, 0])
     y = np.r_[truth + 0.5, truth - 0.5]
-    gp = short(levels=[(N, 40)]).fit(np.r_[half, half], y)
+    gp = short(noise_variance=0.5).fit(np.r_[half, half], y)
     mean, std = check_sensible(gp, half, y)
     assert np.abs(mean - truth).mean() < 0.25
     assert 0.35 < np.median(std) < 1.0
@@ -307,11 +323,10 @@ def test_a_target_of_one_column_is_flattened_with_the_usual_warning(table):
     np.testing.assert_array_equal(gp.predict(Z), short().fit(X, y).predict(Z))
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("solver", ["auto", "lsmr"])
-def test_two_rows_are_enough(table, precision, solver):
+def test_two_rows_are_enough(table, solver):
     X, _, Z = table
-    gp = GPRegressor(solver=solver, random_state=0).fit(X[:2].astype(precision), [1.0, 2.0])
+    gp = GPRegressor(solver=solver, random_state=0).fit(X[:2], [1.0, 2.0])
     mean, _ = check_sensible(gp, Z, [1.0, 2.0])
     assert (np.abs(mean - 1.5) < 1).all()
 
@@ -372,11 +387,11 @@ def test_a_float64_target_beyond_float32_is_fitted_or_refused_by_name(table):
 # Solves that fail.
 
 
-def hard_problem(rng, precision):
+def hard_problem(rng):
     """Short correlations, and more rows than the preconditioner has columns."""
-    X = rng.uniform(-1, 1, (260, 2)).astype(precision)
+    X = rng.uniform(-1, 1, (260, 2))
     truth = np.sin(3 * X[:, 0])
-    y = (truth + 0.1 * rng.standard_normal(260)).astype(precision)
+    y = truth + 0.1 * rng.standard_normal(260)
     gp = GPRegressor(
         kernel=Matern32(0.25),
         noise_variance=1e-3,
@@ -387,9 +402,8 @@ def hard_problem(rng, precision):
     return gp, X, y, truth
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_a_missed_tolerance_warns_once_and_the_model_predicts(rng, precision):
-    gp, X, y, _ = hard_problem(rng, precision)
+def test_a_missed_tolerance_warns_once_and_the_model_predicts(rng):
+    gp, X, y, _ = hard_problem(rng)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         gp.fit(X, y)
@@ -400,15 +414,14 @@ def test_a_missed_tolerance_warns_once_and_the_model_predicts(rng, precision):
     assert "raise max_steps" in message
     assert caught[0].filename == __file__
     assert "out of steps" in gp.solver_report_
-    mean, std = gp.predict(X[:M], return_std=True)
+    mean, std = gp.predict(X, return_std=True)
     assert np.isfinite(mean).all()
     assert np.isfinite(std).all()
     assert (std > 0).all()
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_intervals_after_a_missed_tolerance_own_up_to_the_error(rng, precision):
-    gp, X, y, truth = hard_problem(rng, precision)
+def test_intervals_after_a_missed_tolerance_own_up_to_the_error(rng):
+    gp, X, y, truth = hard_problem(rng)
     with pytest.warns(ConvergenceWarning):
         gp.fit(X, y)
     mean, std = gp.predict(X, return_std=True)
@@ -436,11 +449,3 @@ def test_a_factorisation_that_breaks_down_is_replaced_when_the_choice_is_ours(ta
     mean, std = gp.predict(Z, return_std=True)
     assert np.isfinite(mean).all()
     assert np.isfinite(std).all()
-
-
-def test_a_good_fit_has_a_better_score_than_a_bad_kernel(table):
-    X, y, Z = table
-    truth = np.sin(2 * Z[:, 0])
-    good = short(levels=[(N, 20)]).fit(X, y).predict(Z)
-    blind = short(levels=[(N, 20)], kernel=RBF().on(1)).fit(X, y).predict(Z)
-    assert r2_score(truth, good) > max(0.7, r2_score(truth, blind))

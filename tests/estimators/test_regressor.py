@@ -2,8 +2,10 @@
 
 import copy
 import pickle
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -12,14 +14,15 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from gplsq import LSMR, Direct, GPRegressor
+from gplsq import Direct, GPRegressor
 from gplsq.gp import Calibration, Posterior
 from gplsq.kernels import RBF, Matern32, Scaled
 from gplsq.testing import gp_draw, tolerance
-from gplsq.tuning import Holdout
+from gplsq.tuning import AbstractObjective
 
-# One shape for nearly all tests: fits of one shape share their compiled functions.
-N, M = 50, 7
+# One shape, one number of steps and one structure of kernel for nearly all tests: such fits share
+# their compiled functions. More rows than the 64 neighbours of a variance bound.
+N, M = 70, 7
 SHORT = [(N, 5)]
 # Powers of two: exact in float32, so that a kernel made with x64 off is the same kernel.
 KERNEL = Scaled(2.0, Matern32(np.array([0.75, 1.5], np.float32)))
@@ -60,14 +63,12 @@ def textbook(X, y, Z):
 
 
 def test_a_draw_from_a_known_process_is_recovered_with_honest_intervals(rng):
-    X = rng.uniform(-2, 2, (300, 2))
-    latent, noisy = gp_draw(rng, RBF(), X, 0.01)
-    gp = GPRegressor(random_state=0).fit(X[:60], noisy[:60])
-    mean, std = gp.predict(X[60:], return_std=True)
-    _, latent_std = gp.predict(X[60:], return_std=True, include_noise=False)
-    assert r2_score(latent[60:], mean) > 0.9
-    assert 0.88 < np.mean(np.abs(noisy[60:] - mean) < 1.96 * std) <= 0.995
-    assert np.mean(np.abs(latent[60:] - mean) < 1.96 * latent_std) > 0.6
+    X = rng.uniform(-2, 2, (400, 2))
+    latent, noisy = gp_draw(rng, Matern32(2.0), X, 0.01)
+    gp = GPRegressor(random_state=0).fit(X[:N], noisy[:N])
+    mean, std = gp.predict(X[N:], return_std=True)
+    assert r2_score(latent[N:], mean) > 0.9
+    assert 0.88 < np.mean(np.abs(noisy[N:] - mean) < 1.96 * std) <= 0.995
 
 
 def test_an_untuned_fit_is_the_textbook_posterior(table):
@@ -125,10 +126,8 @@ def test_a_kernel_matrix_in_tiles_gives_the_predictions_of_a_kept_one(table):
     np.testing.assert_allclose(tiled.predict(Z), dense.predict(Z), atol=1e-8)
 
 
-def test_exact_variances_by_lsmr_are_the_textbook_ones_and_neighbours_bound_them(rng):
-    # More rows than the 64 neighbours, or the bound would be exact too.
-    X, Z = rng.standard_normal((100, 2)), rng.standard_normal((M, 2))
-    y = np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(100)
+def test_exact_variances_by_lsmr_are_the_textbook_ones_and_neighbours_bound_them(table):
+    X, y, Z = table
     variances = {}
     for method in ("exact", "neighbours"):
         gp = given(solver="lsmr", rtol=1e-10, variance=method, standardize=False).fit(X, y)
@@ -140,19 +139,30 @@ def test_exact_variances_by_lsmr_are_the_textbook_ones_and_neighbours_bound_them
     assert (variances["neighbours"] > exact * (1 + 1e-9)).any()
 
 
-@pytest.mark.parametrize("loss", ["nlpd", "crps", lambda y, mean, variance: abs(y - mean).mean()])
+@pytest.mark.parametrize("loss", ["nlpd", lambda y, mean, variance: abs(y - mean).mean()])
 def test_other_losses_tune_to_a_model_that_predicts(table, loss):
     X, y, _ = table
-    gp = short(levels=[(N, 20)], loss=loss).fit(X, y)
+    gp = short(loss=loss).fit(X, y)
     assert gp.score(X, y) > 0.8
     assert gp.history_[-1]["loss"] < gp.history_[0]["loss"]
 
 
+class NoiseNearHalf(AbstractObjective):
+    """Smallest at a noise variance of 0.5, whatever the data."""
+
+    def __call__(self, kernel, noise_variance, X, y, key, loss):
+        return jnp.log(noise_variance / 0.5) ** 2
+
+    @property
+    def random(self):
+        return False
+
+
 def test_another_objective_is_the_one_that_is_tuned(table):
-    X, y, Z = table
-    holdout = short(objective=Holdout(0.3)).fit(X, y)
-    assert holdout.score(X, y) > 0.5
-    assert np.abs(holdout.predict(Z) - short().fit(X, y).predict(Z)).max() > 1e-6
+    X, y, _ = table
+    gp = short(objective=NoiseNearHalf(), kernel=KERNEL, noise_variance=0.25).fit(X, y)
+    assert 0.4 < gp.noise_variance_ < 0.6
+    np.testing.assert_array_equal(gp.kernel_.kernel.lengthscale, [0.75, 1.5])
 
 
 def test_the_diagonal_of_the_covariance_is_the_squared_std(table):
@@ -259,7 +269,7 @@ def test_the_solver_report_names_the_method_and_its_outcome(table, solver, word)
     report = given(solver=solver).fit(X, y).solver_report_
     assert word in report
     assert "asked for" in report
-    assert "error measure" in report
+    assert re.search(r"\d\.\de-\d\d", report)
 
 
 def test_the_columns_of_a_data_frame_are_remembered(table):
@@ -275,8 +285,10 @@ def test_the_columns_of_a_data_frame_are_remembered(table):
 
 def test_a_second_fit_forgets_the_first(table):
     X, y, Z = table
-    gp = short().fit(X[:, :1], -5 * y).fit(X, y)
-    np.testing.assert_array_equal(gp.predict(Z), short().fit(X, y).predict(Z))
+    kernel = Scaled(2.0, Matern32(1.0))
+    gp = given(kernel=kernel).fit(X[:, :1], -5 * y).fit(X, y)
+    assert gp.n_features_in_ == 2
+    np.testing.assert_array_equal(gp.predict(Z), given(kernel=kernel).fit(X, y).predict(Z))
 
 
 def test_a_failed_refit_does_not_mix_two_fits(table):
@@ -358,11 +370,10 @@ def test_all_results_have_the_dtype_of_the_fit(table, precision):
 @pytest.mark.parametrize("solver", ["direct", "lsmr"])
 def test_the_posterior_is_worked_out_in_the_dtype_of_the_table(table, precision, solver):
     X, y, _ = table
-    gp = short(solver=solver).fit(X.astype(precision), y.astype(precision))
-    floating = [leaf for leaf in jax.tree.leaves(gp.posterior_) if leaf.dtype.kind == "f"]
-    work = [leaf.dtype for leaf in jax.tree.leaves((gp.posterior_.X, gp.kernel_))]
-    assert {*work, gp.posterior_.solution.value.dtype} == {np.dtype(precision)}
-    assert any(leaf.shape == (N, 2) for leaf in floating)
+    gp = given(solver=solver).fit(X.astype(precision), y.astype(precision))
+    posterior = gp.posterior_
+    leaves = jax.tree.leaves((posterior.X, posterior.kernel, posterior.solution.value))
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(precision)}
 
 
 def test_the_table_and_not_the_target_decides_the_dtype(table):
@@ -434,13 +445,13 @@ def test_an_enclosing_x64_context_changes_nothing(table, precision, enclosing):
 
 def test_arguments_are_stored_untouched_and_survive_a_fit(table):
     X, y, _ = table
-    kernel, solver, levels = RBF(), LSMR(rtol=1e-3), [(20, 2)]
+    kernel, solver, levels = copy.deepcopy(KERNEL), Direct(), [(N, 5)]
     settings = {"kernel": kernel, "solver": solver, "levels": levels, "random_state": 5}
     gp = GPRegressor(**settings).fit(X, y)
     for name, value in settings.items():
         assert gp.get_params()[name] is value
-    assert levels == [(20, 2)]
-    assert float(kernel.lengthscale) == 1.0
+    assert levels == [(N, 5)]
+    np.testing.assert_array_equal(kernel.kernel.lengthscale, [0.75, 1.5])
 
 
 def test_a_clone_is_unfitted_and_fits_to_the_same_predictions(table):
@@ -481,7 +492,7 @@ def test_it_works_at_the_end_of_a_pipeline(table):
 
 def test_it_is_scored_by_cross_validation(table):
     X, y, _ = table
-    scores = cross_val_score(short(levels=[(25, 10)]), X, y, cv=2)
+    scores = cross_val_score(given(), X, y, cv=2)
     assert scores.shape == (2,)
     assert (scores > 0.5).all()
 
@@ -489,8 +500,8 @@ def test_it_is_scored_by_cross_validation(table):
 def test_kernels_are_chosen_by_grid_search(table):
     X, y, Z = table
     # The second kernel cannot see the column that matters.
-    kernels = [Scaled(1.0, RBF()), Scaled(1.0, RBF()).on(1)]
-    search = GridSearchCV(short(levels=[(25, 5)]), {"kernel": kernels}, cv=2).fit(X, y)
+    kernels = [KERNEL, Scaled(1.0, RBF()).on(1)]
+    search = GridSearchCV(given(), {"kernel": kernels}, cv=2).fit(X, y)
     assert search.best_index_ == 0
     assert search.best_score_ > 0.5
     assert search.predict(Z).shape == (M,)

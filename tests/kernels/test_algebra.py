@@ -128,9 +128,9 @@ def test_numbers_that_are_not_positive_are_refused(number):
 
 @pytest.mark.parametrize("other", ["2", None, [2.0]])
 def test_what_is_neither_kernel_nor_number_is_refused(other):
-    with pytest.raises(TypeError, match="unsupported operand|can only concatenate"):
+    with pytest.raises(TypeError, match=r"unsupported operand|can only concatenate"):
         kernels.RBF() + other
-    with pytest.raises(TypeError, match="unsupported operand|can't multiply"):
+    with pytest.raises(TypeError, match=r"unsupported operand|can't multiply"):
         kernels.RBF() * other
 
 
