@@ -4,9 +4,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -17,7 +19,14 @@ from gplsq.estimators._scaling import fit_scaling
 from gplsq.gp import Calibration, calibrate, condition
 from gplsq.kernels import AbstractKernel
 from gplsq.solvers import AbstractLeastSquares
-from gplsq.tuning import History, as_loss, choose_objective, default_kernel, tune
+from gplsq.tuning import (
+    History,
+    as_loss,
+    check_levels,
+    choose_objective,
+    default_kernel,
+    tune,
+)
 
 # Rows whose leave-one-out residuals calibrate the variance: two numbers need no more.
 _CALIBRATION_ROWS = 1000
@@ -152,17 +161,30 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         ConvergenceWarning
             If the final solve missed its tolerance; the model is fitted and usable.
         """
+        before = dict(self.__dict__)
+        try:
+            return self._validated_fit(X, y)
+        except BaseException:
+            # A fit that failed leaves the estimator as it was, never half of two fits.
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _validated_fit(self, X: Any, y: Any) -> "GPRegressor":
         self._check_parameters()
         X, y = validate_data(
             self, X, y, dtype=(np.float64, np.float32), y_numeric=True, ensure_min_samples=2
         )
-        y = y.astype(X.dtype)
+        X, y = np.asarray(X), np.asarray(y, np.float64)
+        if np.max(np.abs(y)) > np.finfo(X.dtype).max:
+            msg = f"y holds values too large for {X.dtype}, the dtype of X. Pass X as float64."
+            raise ValueError(msg)
         choose_objective("auto" if self.objective is None else self.objective, X.shape[0])
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        self._X_scaling = fit_scaling(X, self.standardize)
-        self._y_scaling = fit_scaling(y, self.standardize)
+        self._X_scaling = fit_scaling(X, self.standardize, constant_scale=np.inf)
+        self._y_scaling = fit_scaling(y, self.standardize, constant_scale=1.0)
         with jax.enable_x64(X.dtype == np.float64):
-            self._fit(self._X_scaling.apply(X), self._y_scaling.apply(y), rng)
+            self._fit(self._X_scaling.apply(X, X.dtype), self._y_scaling.apply(y, X.dtype), rng)
         return self
 
     def predict(
@@ -191,7 +213,9 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         mean : ndarray of shape (m,)
         std : ndarray of shape (m,), if `return_std`
         covariance : ndarray of shape (m, m), if `return_cov`
-            All in the units of y, and in the dtype of the fit.
+            All in the units of y, and in the dtype of the fit. The joint covariance is always
+            exact; with LSMR and ``variance="auto"`` the standard deviations are those of the neighbour
+            bound, which is a little larger.
 
         Raises
         ------
@@ -242,12 +266,33 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         draws = mean[:, None] + root @ random.standard_normal((len(mean), n_samples))
         return draws.astype(mean.dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """JAX would rebuild float64 arrays under the reader's x64 flag: NumPy keeps them."""
+        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
+        for name in ("posterior_", "kernel_"):
+            if name in state:
+                state[name] = jax.tree.map(
+                    lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, state[name]
+                )
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for name in ("posterior_", "kernel_"):
+            if name in state:
+                with jax.enable_x64(True):
+                    restored = jax.tree.map(
+                        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf,
+                        state[name],
+                    )
+                setattr(self, name, restored)
+
     def _fit(self, X: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""
         kernel = default_kernel(X.shape[1]) if self.kernel is None else self.kernel
         if self.objective is None or np.ptp(y) == 0:
             # A constant target has no held-out loss to improve.
-            noise = 0.01 if self.noise_variance == "auto" else float(self.noise_variance)
+            noise = 0.01 if isinstance(self.noise_variance, str) else float(self.noise_variance)
             self.history_ = History()
             self.history_.message = "not tuned: " + (
                 "objective=None" if self.objective is None else "the target is constant"
@@ -277,6 +322,12 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             rtol=self.rtol,
             form=self.form,
         )
+        if not bool(jnp.all(jnp.isfinite(self.posterior_.solution.value))):
+            msg = (
+                f"the posterior mean is not finite: {self.posterior_.solution.report()}. "
+                'solver="auto" goes on with LSMR where a factorisation fails.'
+            )
+            raise np.linalg.LinAlgError(msg)
         self.calibration_ = self._calibrate(rng, np.ptp(y) == 0)
         self.solver_report_ = self._report()
 
@@ -285,10 +336,10 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         if constant:
             return Calibration(1.0, self.noise_variance_)
         rows = rng.choice(n, size=min(n, _CALIBRATION_ROWS), replace=False)
-        residual, latent = self.posterior_.leave_one_out(rows)
-        if not bool(jnp.all(jnp.isfinite(residual))):
-            return Calibration(1.0, self.noise_variance_)
-        return calibrate(np.asarray(residual), np.asarray(latent))
+        residual, latent = (np.asarray(part) for part in self.posterior_.leave_one_out(rows))
+        # The closed form is that of exact coefficients: what the solver left undone comes on top.
+        undone = float(self.posterior_.solution.stats.residual_norm) / np.sqrt(n)
+        return calibrate(np.hypot(residual, undone), latent)
 
     def _report(self) -> str:
         solution = self.posterior_.solution
@@ -308,9 +359,9 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         return np.maximum(raw, 0)
 
     def _points(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
+        check_is_fitted(self, "posterior_")
         Z = np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
-        return self._X_scaling.apply(Z.astype(self.posterior_.X.dtype))
+        return self._X_scaling.apply(Z, np.dtype(self.posterior_.X.dtype))
 
     def _check_parameters(self) -> None:
         if self.kernel is not None and not isinstance(self.kernel, AbstractKernel):
@@ -319,7 +370,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
                 "example gplsq.kernels.RBF()."
             )
             raise TypeError(msg)
-        if self.noise_variance != "auto":
+        if not (isinstance(self.noise_variance, str) and self.noise_variance == "auto"):
             if isinstance(self.noise_variance, str):
                 msg = f'noise_variance must be "auto" or a number; got {self.noise_variance!r}.'
                 raise ValueError(msg)
@@ -329,6 +380,16 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             check_choice("solver", self.solver, ("auto", "direct", "lsmr"))
         check_choice("variance", self.variance, ("auto", "exact", "neighbours"))
         check_choice("form", self.form, ("auto", "dense", "tiled"))
+        if self.levels is not None:
+            check_levels(self.levels, 2)
+        if self.optimizer is not None and not isinstance(
+            self.optimizer, optax.GradientTransformation
+        ):
+            msg = (
+                f"optimizer must be an optax transformation; got {describe(self.optimizer)}. Pass "
+                "for example optax.adam(0.1)."
+            )
+            raise TypeError(msg)
         if self.rtol is not None:
             check_finite_scalar("rtol", self.rtol, minimum=0.0, strict=True)
         if not isinstance(self.standardize, bool | np.bool_):

@@ -1,4 +1,4 @@
-"""Standardisation of a table or target, and the dtype of all work."""
+"""Standardisation of a table or a target."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,41 @@ import numpy as np
 
 
 class Scaling(NamedTuple):
-    """`(values - shift) / scale`, column by column."""
+    """`(values - shift) / scale`, column by column; both in float64."""
 
     shift: np.ndarray
     scale: np.ndarray
 
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        """To standardised units, keeping the dtype."""
-        return ((values - self.shift) / self.scale).astype(values.dtype, copy=False)
+    def apply(self, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """To standardised units, computed in float64 and then cast.
+
+        Values beyond the range in which squares of `dtype` are finite are moved to its edge.
+        """
+        limit = 1e-4 * float(np.sqrt(np.finfo(dtype).max))
+        scaled = (values.astype(np.float64) - self.shift) / self.scale
+        return np.clip(scaled, -limit, limit).astype(dtype)
 
 
-def fit_scaling(values: np.ndarray, enabled: bool) -> Scaling:
-    """Mean and standard deviation, computed in float64; a constant column is only shifted."""
+def fit_scaling(values: np.ndarray, enabled: bool, *, constant_scale: float) -> Scaling:
+    """Mean and standard deviation of each column.
+
+    Parameters
+    ----------
+    values
+        Shape (n, d) or (n,).
+    enabled
+        Without it the scaling changes nothing.
+    constant_scale
+        Scale of a column that is constant up to rounding. Infinity makes it exactly 0: an input
+        that never changed says nothing, and its rounding errors must not be blown up.
+    """
     if not enabled:
         return Scaling(np.zeros(values.shape[1:]), np.ones(values.shape[1:]))
-    wide = values.astype(np.float64)
-    shift, scale = wide.mean(axis=0), wide.std(axis=0)
-    # A column that is constant up to rounding carries nothing: do not blow rounding up.
-    noise = 10 * np.finfo(values.dtype).eps * np.abs(shift)
-    return Scaling(shift, np.where(scale > noise, scale, 1.0))
+    eps = np.finfo(values.dtype).eps
+    # Divided by the largest entry, so that squares of 1e200 stay finite.
+    largest = np.max(np.abs(values), axis=0).astype(np.float64)
+    unit = np.where(largest > 0, largest, 1.0)
+    reduced = values.astype(np.float64) / unit
+    shift, scale = reduced.mean(axis=0), reduced.std(axis=0)
+    constant = scale <= 10 * eps * np.abs(shift)
+    return Scaling(shift * unit, np.where(constant, constant_scale, scale * unit))

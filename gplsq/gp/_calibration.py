@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-# Bounds on the logarithms: the range in which float32 predictions make sense in standardised units.
-_LOG_BOUNDS = (-25.0, 12.0)
+# Bounds on the logarithms of both numbers, in units of the mean square residual.
+_LOG_BOUNDS = (-18.0, 10.0)
 
 
 class Calibration(NamedTuple):
@@ -42,8 +42,10 @@ def calibrate(residual: np.ndarray, latent_variance: np.ndarray) -> Calibration:
     """
     r2 = np.square(np.asarray(residual, np.float64))
     v = np.maximum(np.asarray(latent_variance, np.float64), 0)
-    mean_square = max(float(np.mean(r2)), 1e-10)
-    mean_variance = max(float(np.mean(v)), 1e-10)
+    # In units of their means both numbers are near 1, whatever the units of the target.
+    unit_r2 = float(np.mean(r2)) or 1.0
+    unit_v = float(np.mean(v)) or 1.0
+    r2, v = r2 / unit_r2, v / unit_v
 
     def loss(log: np.ndarray) -> tuple[float, np.ndarray]:
         a, b = np.exp(log)
@@ -52,21 +54,13 @@ def calibrate(residual: np.ndarray, latent_variance: np.ndarray) -> Calibration:
         value = float(np.mean(0.5 * np.log(total) + 0.5 * r2 / total))
         return value, np.array([np.mean(inner * v) * a, np.mean(inner) * b])
 
-    ratio = mean_square / mean_variance
-    starts = [
-        (ratio, 1e-3 * mean_square),
-        (1e-6 * ratio, mean_square),
-        (ratio / 2, mean_square / 2),
-    ]
+    starts = [(1.0, 1e-3), (1e-6, 1.0), (0.5, 0.5)]
     fits = [
         minimize(
-            loss,
-            np.clip(np.log(start), *_LOG_BOUNDS),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[_LOG_BOUNDS] * 2,
+            loss, np.log(start), jac=True, method="L-BFGS-B", bounds=[_LOG_BOUNDS, _LOG_BOUNDS]
         )
         for start in starts
     ]
     best = min(fits, key=lambda fit: fit.fun)
-    return Calibration(*(float(number) for number in np.exp(best.x)))
+    scale, noise = np.exp(best.x)
+    return Calibration(float(scale * unit_r2 / unit_v), float(noise * unit_r2))

@@ -41,6 +41,9 @@ class AbstractKernel(eqx.Module):
     Called on tables, `k(X, Z)` gives the dense cross-covariance.
     """
 
+    # NumPy then leaves `array * kernel` to the kernel, which refuses, instead of looping over it.
+    __array_ufunc__ = None
+
     @abc.abstractmethod
     def pair(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
         """Covariance of two points, each of shape (d,)."""

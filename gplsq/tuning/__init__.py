@@ -2,6 +2,7 @@
 
 from gplsq.tuning._history import History as History
 from gplsq.tuning._levels import Level as Level
+from gplsq.tuning._levels import check_levels as check_levels
 from gplsq.tuning._levels import default_levels as default_levels
 from gplsq.tuning._loop import TuningResult as TuningResult
 from gplsq.tuning._loop import tune as tune

@@ -1,7 +1,9 @@
 """Levels: tune on small random subsets first, then on larger ones."""
 
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
+from gplsq._core import describe
 from gplsq.tuning._objectives import AbstractObjective
 
 
@@ -15,13 +17,39 @@ class Level(NamedTuple):
 def default_levels(n: int, objective: AbstractObjective) -> tuple[Level, ...]:
     """The default schedule.
 
-    A fixed objective (leave-one-out) costs n^3 a step: up to 800 rows it runs on all of them;
-    beyond that most steps go to a fixed 500 and the last 25 to all, at most 2000. A random one sees
-    fresh rows at every step: 40 steps on 1000 rows, 50 on 2500.
+    A fixed objective (leave-one-out) costs n^3 a step: up to 1500 rows it runs on all of them
+    (100 steps, 60 over 800 rows); beyond that 40 steps go to a fixed 1000 rows and 20 to all, at
+    most 2000. A random one sees fresh rows at every step: 40 steps on 1000 rows, 50 on 2500.
     """
     if objective.random:
         pairs = [Level(1000, 40), Level(2500, 50)]
         return tuple(pairs) if n > 1000 else (Level(n, 90),)
-    if n <= 800:
-        return (Level(n, 100),)
-    return (Level(500, 60), Level(min(n, 2000), 25))
+    if n <= 1500:
+        return (Level(n, 100 if n <= 800 else 60),)
+    return (Level(1000, 40), Level(min(n, 2000), 20))
+
+
+def check_levels(levels: Any, n: int) -> list[Level]:
+    """The schedule as `Level`s of at most n rows.
+
+    Raises
+    ------
+    ValueError
+        If it is not a non-empty sequence of pairs of whole numbers, rows >= 2 and steps >= 1.
+    """
+    msg = (
+        "levels must be a sequence of pairs (rows, steps) of whole numbers, rows at least 2 and "
+        f"steps at least 1; got {describe(levels)}. Pass for example [(500, 60), (2000, 25)]."
+    )
+    if not isinstance(levels, list | tuple) or not levels:
+        raise ValueError(msg)
+    checked = []
+    for pair in levels:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(msg)
+        rows, steps = pair
+        whole = all(isinstance(v, Integral) and not isinstance(v, bool) for v in pair)
+        if not whole or rows < 2 or steps < 1:
+            raise ValueError(msg)
+        checked.append(Level(min(int(rows), n), int(steps)))
+    return checked

@@ -25,7 +25,7 @@ from gplsq._core import (
 )
 from gplsq.kernels import AbstractKernel
 from gplsq.tuning._history import History
-from gplsq.tuning._levels import Level, default_levels
+from gplsq.tuning._levels import Level, check_levels, default_levels
 from gplsq.tuning._losses import as_loss
 from gplsq.tuning._objectives import AbstractObjective, choose_objective
 from gplsq.tuning._start import start_from_data
@@ -127,22 +127,20 @@ def tune(
         raise TypeError(msg)
     n = X_host.shape[0]
     chosen = choose_objective(objective, n)
-    schedule = _check_levels(default_levels(n, chosen) if levels is None else levels, n)
+    schedule = check_levels(default_levels(n, chosen) if levels is None else levels, n)
+    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
+        msg = (
+            f"optimizer must be an optax transformation; got {describe(optimizer)}. Pass for "
+            "example optax.adam(0.1)."
+        )
+        raise TypeError(msg)
     noise = 0.01 * (float(np.var(y_host)) or 1.0)
     if start == "data":
         kernel, noise = start_from_data(kernel, X_host, y_host, rng)
-    if noise_variance != "auto":
+    if not (isinstance(noise_variance, str) and noise_variance == "auto"):
         noise = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
     run = _Run(X_host, y_host, chosen, score, optimizer, schedule, rng, verbose)
     return run.go(kernel, noise)
-
-
-def _check_levels(levels: Sequence[Level], n: int) -> list[Level]:
-    checked = [Level(min(int(rows), n), int(steps)) for rows, steps in levels]
-    if not checked or any(rows < 2 or steps < 1 for rows, steps in checked):
-        msg = f"levels must be pairs (rows >= 2, steps >= 1); got {list(levels)}."
-        raise ValueError(msg)
-    return checked
 
 
 class _Run:
@@ -152,7 +150,8 @@ class _Run:
     """
 
     def __init__(self, X, y, objective, loss, optimizer, levels, rng, verbose):
-        self.X, self.y = jnp.asarray(X), jnp.asarray(y, X.dtype)
+        self.X = jnp.asarray(X)
+        self.y = jnp.asarray(y, self.X.dtype)
         self.objective, self.loss = objective, loss
         self.levels, self.rng = levels, rng
         total = sum(level.steps for level in levels)

@@ -84,7 +84,7 @@ class Holdout(AbstractObjective):
 
     fraction: float = eqx.field(default=0.2, static=True)
     fresh: bool = eqx.field(default=True, static=True)
-    solver: Any = eqx.field(default="auto", static=True)
+    solver: Any = "auto"
 
     def __check_init__(self):
         check_finite_scalar("fraction", self.fraction, minimum=0.0, strict=True)

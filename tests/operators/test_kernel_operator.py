@@ -1,5 +1,7 @@
 """The kernel operator: kept and recomputed forms agree, in values, derivatives and memory."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -141,6 +143,7 @@ def _tiled_gradient(kernel, X, v):
     return jax.grad(lambda *args: jnp.sum(_tiled(*args) ** 2), (0, 1, 2))(kernel, X, v)
 
 
+@functools.lru_cache
 def _peak(fn, n):
     X, v = jax.ShapeDtypeStruct((n, 3), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.float32)
     return peak_memory_bytes(fn, cast(kernels.Matern32([0.5, 1.0, 2.0]), jnp.float32), X, v)
