@@ -214,8 +214,8 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         std : ndarray of shape (m,), if `return_std`
         covariance : ndarray of shape (m, m), if `return_cov`
             All in the units of y, and in the dtype of the fit. The joint covariance is always
-            exact; with LSMR and ``variance="auto"`` the standard deviations are those of the neighbour
-            bound, which is a little larger.
+            exact; with LSMR and ``variance="auto"`` the standard deviations are those of the
+            neighbour bound, which is a little larger.
 
         Raises
         ------

@@ -107,7 +107,8 @@ def tune(
     Notes
     -----
     The hyperparameters kept are those with the lowest loss on the last level that ran: for a fixed
-    objective its own value, for a random one an exam on a fixed subset and split every five steps.
+    objective on all rows its own value, otherwise an exam on a fixed subset and split every five
+    steps. Subsets are drawn afresh at every step, unless the objective asks for fixed ones.
     A level ends early when that has not improved by a thousandth for a while. A step whose loss or
     gradient is not finite is not taken: the run goes back to the best values with three times the
     noise.
@@ -156,7 +157,6 @@ class _Run:
         self.levels, self.rng = levels, rng
         total = sum(level.steps for level in levels)
         self.optimizer = _default_optimizer(total) if optimizer is None else optimizer
-        self.patience = _PATIENCE_RANDOM if objective.random else _PATIENCE_FIXED
         self.history, self.began = History(), time.perf_counter()
         self.bar = tqdm(total=total, disable=not verbose, desc="tuning", unit="step")
 
@@ -181,13 +181,16 @@ class _Run:
     def _level(self, level: Level, model: Any, state: Any) -> tuple[float, Any, Any]:
         """One level; returns its best loss, the model that had it, and the optimiser's state."""
         fixed, exam_key = self._rows(level), self._key()
+        everything = level.rows == self.X.shape[0]
+        noisy = self.objective.random or (self.objective.fresh_rows and not everything)
+        patience = _PATIENCE_RANDOM if noisy else _PATIENCE_FIXED
         best, best_model, stale, rejected = np.inf, model, 0, 0
         for inner in range(level.steps):
-            rows = self._rows(level) if self.objective.random else fixed
+            rows = self._rows(level) if noisy else fixed
             value, new, new_state = self._step(model, state, rows)
             exam = None
             if np.isfinite(value):
-                if not self.objective.random:
+                if not noisy:
                     exam = value
                 elif inner % _EXAM_EVERY == 0:
                     exam = self._exam(model, fixed, exam_key)
@@ -205,12 +208,16 @@ class _Run:
                 stale = 0 if improved else stale + 1
                 if exam < best:
                     best, best_model = exam, model
-                if stale > self.patience:
+                if stale > patience:
                     self.history.message = f"level of {level.rows} rows ended early: no progress"
                     return best, best_model, state
             model, state = new, new_state
         exam = self._exam(model, fixed, exam_key)
-        return (exam, model, state) if exam < best else (best, best_model, state)
+        if exam < best or (noisy and level is not self.levels[-1] and np.isfinite(exam)):
+            # A level in between hands on its last values: steps on fresh rows average over
+            # subsets, and choosing by one fixed subset would fit that subset.
+            return exam, model, state
+        return best, best_model, state
 
     def _step(self, model: Any, state: Any, rows: np.ndarray) -> tuple[float, Any, Any]:
         arguments = (model, state, self.X, self.y, rows, self._key())

@@ -41,6 +41,11 @@ class AbstractObjective(eqx.Module):
     def random(self) -> bool:
         """Whether the value depends on `key`, so that single values are noisy."""
 
+    @property
+    @abc.abstractmethod
+    def fresh_rows(self) -> bool:
+        """Whether a level on a subset of the rows draws a new subset at every step."""
+
 
 class LeaveOneOut(AbstractObjective):
     """Every row predicted from all the others, in closed form.
@@ -60,6 +65,10 @@ class LeaveOneOut(AbstractObjective):
     @property
     def random(self):
         return False
+
+    @property
+    def fresh_rows(self):
+        return True
 
 
 class Holdout(AbstractObjective):
@@ -119,6 +128,10 @@ class Holdout(AbstractObjective):
 
     @property
     def random(self):
+        return self.fresh
+
+    @property
+    def fresh_rows(self):
         return self.fresh
 
 
