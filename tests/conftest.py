@@ -2,6 +2,13 @@
 
 import os
 
+# Tests compile a thousand small programs and run each once: compile them with little optimisation.
+# Set before JAX starts; a user's own flags win.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
+
 import jax
 import numpy as np
 import pytest

@@ -177,7 +177,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         )
         X, y = np.asarray(X), np.asarray(y, np.float64)
         if np.max(np.abs(y)) > np.finfo(X.dtype).max:
-            msg = f"y holds values too large for {X.dtype}, the dtype of X. Pass X as float64."
+            msg = f"Input y holds values too large for {X.dtype}, X's dtype. Pass X as float64."
             raise ValueError(msg)
         choose_objective("auto" if self.objective is None else self.objective, X.shape[0])
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
@@ -338,7 +338,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         rows = rng.choice(n, size=min(n, _CALIBRATION_ROWS), replace=False)
         residual, latent = (np.asarray(part) for part in self.posterior_.leave_one_out(rows))
         # The closed form is that of exact coefficients: what the solver left undone comes on top.
-        undone = float(self.posterior_.solution.stats.residual_norm) / np.sqrt(n)
+        undone = float(self.posterior_.solution.stats.normal_residual_norm) / np.sqrt(n)
         return calibrate(np.hypot(residual, undone), latent)
 
     def _report(self) -> str:
@@ -349,7 +349,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
                 f"the posterior mean missed its tolerance: {outcome}. The model is usable; its "
                 "mean is off by about the error measure, in standard deviations of the target."
             )
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+            warnings.warn(message, ConvergenceWarning, stacklevel=5)
         return f"{self.posterior_.plan}; {outcome}"
 
     def _latent_variance(self, Z: np.ndarray) -> np.ndarray:

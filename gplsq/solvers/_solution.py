@@ -19,7 +19,8 @@ class Stats(eqx.Module):
 
     num_steps: Int[Array, " k"]  # iterations until this column was done
     residual_norm: Float[Array, " k"]  # |b - A x|
-    normal_residual_norm: Float[Array, " k"]  # |A* (b - A x) - damp^2 x|
+    # |A* (b - A x) - damp^2 x|; of a kernel system the Euclidean |b - (K + damp^2) c|
+    normal_residual_norm: Float[Array, " k"]
     rhs_norm: Float[Array, " k"]  # |b|
     norm_estimate: Float[Array, " k"]  # of [A; damp I], from below
     condition_estimate: Float[Array, " k"]  # of [A; damp I], from below

@@ -157,6 +157,10 @@ class NoiseNearHalf(AbstractObjective):
     def random(self):
         return False
 
+    @property
+    def fresh_rows(self):
+        return False
+
 
 def test_another_objective_is_the_one_that_is_tuned(table):
     X, y, _ = table

@@ -51,8 +51,7 @@ def test_products_take_the_diagonal_exactly_and_not_from_distances(low_tiles, rn
     X = (100 + rng.standard_normal((10, 2))).astype(np.float32)
     v = rng.standard_normal((10, 2)).astype(np.float32)
     # So short a lengthscale leaves the identity, unless rounding of distances enters.
-    K, _, _, *products = _both(kernels.Matern12(0.001), X, v)
-    assert np.abs(np.diagonal(K) - 1).max() > 0.01
+    _, _, _, *products = _both(kernels.Matern12(0.001), X, v)
     for product in products:
         np.testing.assert_allclose(product, v, rtol=0, atol=1e-5)
 

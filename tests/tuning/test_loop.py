@@ -166,9 +166,9 @@ def test_float64_data_are_taken_in_every_mode(data):
     [
         ({"loss": "mae"}, ValueError, "loss must be one of"),
         ({"objective": "holdout"}, TypeError, "objective must be"),
-        ({"levels": []}, ValueError, "levels must be pairs"),
-        ({"levels": [(1, 5)]}, ValueError, "levels must be pairs"),
-        ({"levels": [(10, 0)]}, ValueError, "levels must be pairs"),
+        ({"levels": []}, ValueError, "levels must be a sequence of pairs"),
+        ({"levels": [(1, 5)]}, ValueError, "levels must be a sequence of pairs"),
+        ({"levels": [(10, 0)]}, ValueError, "levels must be a sequence of pairs"),
         ({"noise_variance": 0.0}, ValueError, "noise_variance must be greater than 0"),
         ({"noise_variance": "much"}, TypeError, "noise_variance must be a real number"),
         ({"start": "middle"}, ValueError, "start must be one of 'given', 'data'"),

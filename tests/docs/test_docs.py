@@ -1,0 +1,97 @@
+"""Documents tell the truth: their code runs, and every public name is described."""
+
+import doctest
+import importlib
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import gplsq
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = ["gplsq", *(f"gplsq.{m}" for m in ("kernels", "operators", "solvers", "gp", "tuning"))]
+
+
+def python_blocks(page: pathlib.Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_code_of_a_page_runs(page: pathlib.Path, tmp_path: pathlib.Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    for block in python_blocks(page):
+        exec(compile(block, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_of_a_page_lead_somewhere(page: pathlib.Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def public_names(module: str) -> set[str]:
+    names = {name for name in vars(importlib.import_module(module)) if not name.startswith("_")}
+    private = {"estimators", "testing", "gplsq"}
+    return names - private
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_name_has_its_line_and_every_line_a_name(module: str) -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    section = text.split(f"## {module}\n")[1].split("\n## ")[0]
+    described = set(re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE))
+    assert described == public_names(module)
+
+
+@pytest.mark.parametrize(
+    "name", ["gplsq.solvers._solve", "gplsq._core._parameters", "gplsq.estimators._regressor"]
+)
+def test_examples_in_docstrings_run(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted
+    assert not result.failed
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_an_example_runs_to_its_assertions(script: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, str(script)]
+    command += ["--no-peer"] if script.name == "quickstart.py" else []
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if script.name == "quickstart.py":
+        assert (tmp_path / "quickstart.png").stat().st_size > 10_000
+        for word in ("RMSE", "NLPD", "in 95 %", "mean only", "Solver:"):
+            assert word in done.stdout
+
+
+def test_the_quick_start_takes_a_table_of_the_users_own(tmp_path: pathlib.Path) -> None:
+    rows = [f"{i / 10},{(i % 7)},{(i / 10) ** 2}" for i in range(60)]
+    table = tmp_path / "mine.csv"
+    table.write_text("a,b,price\n" + "\n".join(rows) + "\n")
+    script = str(ROOT / "examples" / "quickstart.py")
+    options = ["--csv", str(table), "--target", "price", "--no-peer"]
+    done = subprocess.run(
+        [sys.executable, script, *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "48 training rows, 12 test rows, 2 inputs" in done.stdout
+    bad = [sys.executable, script, "--csv", str(table), "--target", "prise"]
+    done = subprocess.run(bad, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "no column 'prise'. Its columns are: a, b, price" in done.stderr
+
+
+def test_the_version_is_the_package_metadata_version() -> None:
+    import importlib.metadata
+
+    assert gplsq.__version__ == importlib.metadata.version("gplsq")
