@@ -123,14 +123,16 @@ def verify_linear(
     assert linear is not None
     del state
     eps = float(jnp.finfo(b.dtype).eps)
-    residual = column_norm(b - linear.multiply(x))
+    left = b - linear.multiply(x)
+    residual = column_norm(left)
     allowed = tols.rtol * linear.reference + tols.atol
     if tols.best_reachable:
         # Coefficients of both signs cancel in S c; |S| |c| says how much that costs.
         allowed = allowed + 4 * eps * column_norm(linear.magnitude(x) + jnp.abs(b))
     measure = tols.rtol * safe_divide(residual, allowed)
     met = residual <= allowed
-    return _settle(status, met, STATUS.CONVERGED_RESIDUAL), residual, residual, measure
+    misfit = column_norm(left + linear.penalty(x))
+    return _settle(status, met, STATUS.CONVERGED_RESIDUAL), misfit, residual, measure
 
 
 def _settle(status: Array, met: Array, kind: Array | int) -> Array:

@@ -42,6 +42,7 @@ class LinearSystem(NamedTuple):
     """
 
     multiply: Callable[[Array], Array]  # S z
+    penalty: Callable[[Array], Array]  # damp^2 x of the recovered solution
     magnitude: Callable[[Array], Array]  # |S| |z| entrywise: what rounding errors are relative to
     reference: Float[Array, " k"]  # norm of the right-hand side before any warm start
     consistent: bool  # undamped as it stands, so that Craig's iterate makes sense
@@ -111,8 +112,11 @@ def kernel_system(
     def recover(c: Array) -> Array:
         return c if x0 is None else x0 + c
 
+    def penalty(c: Array) -> Array:
+        return sigma**2 * recover(c)
+
     rhs = f if x0 is None else f - multiply(x0)
-    linear = LinearSystem(multiply, magnitude, column_norm(f), prepared is not None)
+    linear = LinearSystem(multiply, penalty, magnitude, column_norm(f), prepared is not None)
     if prepared is None:
         return System(operator, sigma, rhs, _no_norm, recover, linear)
     inner = PreconditionedKernel(operator, sigma, prepared)
