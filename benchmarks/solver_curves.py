@@ -76,7 +76,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--rank", type=int, default=100)
     parser.add_argument("--data")
+    parser.add_argument("--plot", help="also draw the curves into this file")
     options = parser.parse_args()
+    curves = {}
     X, y, X_test, _ = load_uci(data_folder(options.data), options.set, 0, "float64")
     keep = np.random.default_rng(0).permutation(len(X))[: options.rows]
     X, y, X_test = X[keep], y[keep], X_test[:500]
@@ -100,6 +102,7 @@ def main() -> None:
                     common = (operator, damp, target, prepared, predict, jnp.asarray(truth, dtype))
                     lsmr = np.asarray(lsmr_errors(*common, options.steps))
                     cg = np.asarray(cg_errors(*common, options.steps))
+                    curves[noise, dtype, name] = lsmr, cg
                     # The comparison that users feel: the library's own stop, and its status.
                     solver = LSMR(rtol=1e-4, max_steps=options.steps)
                     stop = lstsq(
@@ -118,6 +121,35 @@ def main() -> None:
           f"{options.rank}; each cell LSMR / CG")  # fmt: skip
     header = ["noise", "dtype", "precond.", "to 1e-2", "to 1e-3", "to 1e-4", "to 1e-6"]
     print_table([*header, "lowest error", "LSMR stop at rtol 1e-4 (status)"], rows)
+    if options.plot:
+        plot(options.plot, curves)
+
+
+def plot(path: str, curves: dict) -> None:
+    """Error against products, one panel a noise and dtype."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    noises = sorted({key[0] for key in curves}, reverse=True)
+    figure, axes = plt.subplots(
+        2, len(noises), figsize=(11, 6), sharex=True, sharey="row", layout="constrained"
+    )
+    for (noise, dtype, name), (lsmr, cg) in curves.items():
+        axis = axes[["float64", "float32"].index(dtype), noises.index(noise)]
+        style = "-" if name == "none" else "--"
+        label = "" if name == "none" else ", preconditioned"
+        axis.semilogy(np.arange(len(cg)) + 1, cg, style, color="tab:orange", label=f"CG{label}")
+        axis.semilogy(np.arange(len(lsmr)) + 2, lsmr, style, color="tab:blue", label=f"LSMR{label}")
+        axis.set_title(f"{dtype}, noise {noise:g}")
+        axis.set_ylim(1e-8 if dtype == "float64" else 1e-5, 3)
+    for axis in axes[-1]:
+        axis.set_xlabel("products with K")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("error of predictions")
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

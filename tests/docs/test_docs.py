@@ -76,13 +76,8 @@ def test_the_quick_start_takes_a_table_of_the_users_own(tmp_path: pathlib.Path) 
     table.write_text("a,b,price\n" + "\n".join(rows) + "\n")
     script = str(ROOT / "examples" / "quickstart.py")
     options = ["--csv", str(table), "--target", "price", "--no-peer"]
-    done = subprocess.run(
-        [sys.executable, script, *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, script, *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "48 training rows, 12 test rows, 2 inputs" in done.stdout
     bad = [sys.executable, script, "--csv", str(table), "--target", "prise"]

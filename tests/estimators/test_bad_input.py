@@ -432,7 +432,7 @@ def test_a_factorisation_that_breaks_down_is_refused_where_it_was_asked_for(tabl
     X, y, _ = table
     X = np.r_[X[: N // 2], X[: N // 2]].astype(np.float32)
     gp = short(objective=None, noise_variance=1e-14, solver="direct")
-    with pytest.raises(np.linalg.LinAlgError, match='broke down.*solver="auto" goes on with LSMR'):
+    with pytest.raises(np.linalg.LinAlgError, match=r'broke down.*solver="auto" goes on'):
         gp.fit(X, y)
 
 
