@@ -1,5 +1,6 @@
 """LSMR: settings, stopping rule and the loop over a block of right-hand sides."""
 
+import functools
 from numbers import Integral
 from typing import Any
 
@@ -26,6 +27,10 @@ from gplsq.solvers._precondition import AbstractPreconditioner
 from gplsq.solvers._solution import Stats
 from gplsq.solvers._systems import System, kernel_system, rectangular_system, solve_by_two
 
+# Starts of a kernel system at most, the first included. Measured in float32 on 3000 rows: the
+# second took the residual from 1e-5 ... 1e-4 to 1e-6 or below, the third changed nothing any more.
+_ROUNDS = 3
+
 
 class LSMR(AbstractLeastSquares):
     """Matrix-free least squares by LSMR (Fong & Saunders 2011), with general inner products.
@@ -51,6 +56,7 @@ class LSMR(AbstractLeastSquares):
     and does not disturb the others. After the loop residuals are recomputed from the solution: a
     column whose recurrences promised more than that shows is "stagnated", not "converged".
 
+    A kernel system that stagnated starts again from its recomputed residual, at most twice.
     A preconditioned kernel system is consistent, and Craig's iterate is followed beside LSMR's on
     the same products; each column gets the one with the smaller residual.
 
@@ -90,13 +96,60 @@ class LSMR(AbstractLeastSquares):
 
     def run(self, prepared, operator, damp, f, g, x0):
         if isinstance(operator, KernelOperator):
-            system = kernel_system(operator, damp, prepared, f, x0)
-            return self._loop(system)
+            return self._with_restarts(prepared, operator, damp, f, x0)
         if damp is None and g is not None:
             return solve_by_two(self.run, prepared, operator, f, g)
-        return self._loop(rectangular_system(operator, damp, prepared, f, g, x0))
+        system = rectangular_system(operator, damp, prepared, f, g, x0)
+        return self._loop(system, self._budget(operator))
 
-    def _loop(self, system: System):
+    def _budget(self, operator) -> Array:
+        if self.max_steps is not None:
+            return self.max_steps
+        return jnp.asarray(20 * min(operator.shape) + 200, jnp.int32)
+
+    def _with_restarts(self, prepared, operator, damp, f, x0):
+        """A kernel system; columns that stagnated start again from their true residual.
+
+        Recurrences in float32 drift from the residual of the iterate by eps times the condition
+        number. A system in the correction has a small right-hand side, and drifts by as much less:
+        the iterative refinement of Wilkinson (1963), at the price of one product a round.
+        """
+        budget = self._budget(operator)
+        columns = f.shape[1]
+
+        def unfinished(carry):
+            round_, _, status, stats = carry
+            stuck = (status == STATUS.RUNNING) | (status == STATUS.STAGNATED)
+            return (round_ < _ROUNDS) & jnp.any(stuck) & jnp.all(stats.num_steps < budget)
+
+        def attempt(carry):
+            round_, x, status, stats = carry
+            open_ = (status == STATUS.RUNNING) | (status == STATUS.STAGNATED)
+            system = kernel_system(operator, damp, prepared, f, x)
+            # A column that is done gets a zero right-hand side, which costs it no step.
+            system = system._replace(rhs=jnp.where(open_, system.rhs, 0))
+            left = budget - jnp.max(stats.num_steps)
+            new_x, new_status, new = self._loop(system, left)
+            # A round that made nothing better is not taken.
+            taken = open_ & ((round_ == 0) | (new.error_measure < stats.error_measure))
+            steps = stats.num_steps + jnp.where(open_, new.num_steps, 0)
+            new = eqx.tree_at(lambda s: s.num_steps, new, steps)
+            old = eqx.tree_at(lambda s: s.num_steps, stats, steps)
+            pick = functools.partial(jnp.where, taken)
+            merged = jax.tree.map(pick, (new_x, new_status, new), (x, status, old))
+            return round_ + 1, *merged
+
+        zeros = jnp.zeros(columns, f.dtype)
+        no_steps = jnp.zeros(columns, jnp.int32)
+        blank = Stats(no_steps, zeros, zeros, zeros, zeros, zeros, zeros, zeros)
+        start = jnp.zeros_like(f) if x0 is None else x0
+        carry = (jnp.zeros((), jnp.int32), start, no_steps, blank)
+        _, x, status, stats = jax.lax.while_loop(unfinished, attempt, carry)
+        rhs_norm = column_norm(f)
+        status = jnp.where(rhs_norm == 0, STATUS.EXACT, status).astype(jnp.int32)
+        return x, status, eqx.tree_at(lambda s: s.rhs_norm, stats, rhs_norm)
+
+    def _loop(self, system: System, max_steps: Array):
         operator, damp = system.operator, system.damp
         dtype = system.rhs.dtype
         # Scaling the columns keeps squares of 1e±30 inside float32.
@@ -107,9 +160,6 @@ class LSMR(AbstractLeastSquares):
             linear = system.linear._replace(reference=system.linear.reference / scale)
             system = system._replace(linear=linear)
         tols = tolerances(self, dtype, scale)
-        max_steps = self.max_steps
-        if max_steps is None:
-            max_steps = jnp.asarray(20 * min(operator.shape) + 200, jnp.int32)
 
         def judge(state, status, progress):
             if system.linear is None:
