@@ -15,6 +15,7 @@ from gplsq.kernels._base import Sum as Sum
 from gplsq.kernels._dot_product import Linear as Linear
 from gplsq.kernels._dot_product import Polynomial as Polynomial
 from gplsq.kernels._stationary import RBF as RBF
+from gplsq.kernels._stationary import AbstractRadial as AbstractRadial
 from gplsq.kernels._stationary import AbstractStationary as AbstractStationary
 from gplsq.kernels._stationary import Matern12 as Matern12
 from gplsq.kernels._stationary import Matern32 as Matern32

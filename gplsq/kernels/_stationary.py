@@ -51,7 +51,17 @@ class AbstractStationary(AbstractKernel):
         return self.profile(jnp.zeros(X.shape[0], X.dtype))
 
 
-class RBF(AbstractStationary):
+class AbstractRadial(AbstractStationary):
+    """A function of the distance between inputs divided by the lengthscale.
+
+    A new one gives the field `lengthscale` and `profile`.
+    """
+
+    def embed(self, X):
+        return _divide(X, self.lengthscale, "lengthscale")
+
+
+class RBF(AbstractRadial):
     """Squared exponential: `exp(-q / 2)`, q = sum_j ((x_j - z_j) / lengthscale_j)^2.
 
     Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), eq. 4.9.
@@ -64,14 +74,11 @@ class RBF(AbstractStationary):
 
     lengthscale: Array = positive(default=1.0)
 
-    def embed(self, X):
-        return _divide(X, self.lengthscale, "lengthscale")
-
     def profile(self, q):
         return jnp.exp(-q / 2)
 
 
-class Matern12(AbstractStationary):
+class Matern12(AbstractRadial):
     """Matérn 1/2 (exponential): `exp(-r)`, r the scaled distance.
 
     Rasmussen & Williams (2006), eq. 4.18. Sample paths are continuous, nowhere differentiable.
@@ -84,14 +91,11 @@ class Matern12(AbstractStationary):
 
     lengthscale: Array = positive(default=1.0)
 
-    def embed(self, X):
-        return _divide(X, self.lengthscale, "lengthscale")
-
     def profile(self, q):
         return matern12_profile(q)
 
 
-class Matern32(AbstractStationary):
+class Matern32(AbstractRadial):
     """Matérn 3/2: `(1 + s) exp(-s)`, s = sqrt(3) times the scaled distance.
 
     Rasmussen & Williams (2006), eq. 4.17. Sample paths are once differentiable.
@@ -104,14 +108,11 @@ class Matern32(AbstractStationary):
 
     lengthscale: Array = positive(default=1.0)
 
-    def embed(self, X):
-        return _divide(X, self.lengthscale, "lengthscale")
-
     def profile(self, q):
         return matern32_profile(3 * q)
 
 
-class Matern52(AbstractStationary):
+class Matern52(AbstractRadial):
     """Matérn 5/2: `(1 + s + s^2 / 3) exp(-s)`, s = sqrt(5) times the scaled distance.
 
     Rasmussen & Williams (2006), eq. 4.17. Sample paths are twice differentiable.
@@ -124,14 +125,11 @@ class Matern52(AbstractStationary):
 
     lengthscale: Array = positive(default=1.0)
 
-    def embed(self, X):
-        return _divide(X, self.lengthscale, "lengthscale")
-
     def profile(self, q):
         return matern52_profile(5 * q)
 
 
-class RationalQuadratic(AbstractStationary):
+class RationalQuadratic(AbstractRadial):
     """`(1 + q / (2 alpha))^(-alpha)`: a scale mixture of RBF kernels.
 
     Rasmussen & Williams (2006), eq. 4.19. Tends to RBF for large alpha.
@@ -146,9 +144,6 @@ class RationalQuadratic(AbstractStationary):
 
     lengthscale: Array = positive(default=1.0)
     alpha: Array = positive(default=1.0)
-
-    def embed(self, X):
-        return _divide(X, self.lengthscale, "lengthscale")
 
     def profile(self, q):
         return jnp.exp(-self.alpha * jnp.log1p(q / (2 * self.alpha)))

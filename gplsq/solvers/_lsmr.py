@@ -119,8 +119,8 @@ class LSMR(AbstractLeastSquares):
 
         def unfinished(carry):
             round_, _, status, stats = carry
-            stuck = (status == STATUS.RUNNING) | (status == STATUS.STAGNATED)
-            return (round_ < _ROUNDS) & jnp.any(stuck) & jnp.all(stats.num_steps < budget)
+            open_ = (status == STATUS.RUNNING) | (status == STATUS.STAGNATED)
+            return (round_ < _ROUNDS) & jnp.any(open_ & (stats.num_steps < budget))
 
         def attempt(carry):
             round_, x, status, stats = carry
@@ -128,7 +128,7 @@ class LSMR(AbstractLeastSquares):
             system = kernel_system(operator, damp, prepared, f, x)
             # A column that is done gets a zero right-hand side, which costs it no step.
             system = system._replace(rhs=jnp.where(open_, system.rhs, 0))
-            left = budget - jnp.max(stats.num_steps)
+            left = budget - jnp.max(jnp.where(open_, stats.num_steps, 0))
             new_x, new_status, new = self._loop(system, left)
             # A round that made nothing better is not taken.
             taken = open_ & ((round_ == 0) | (new.error_measure < stats.error_measure))
