@@ -144,7 +144,7 @@ def condition(
     y: ArrayLike,
     *,
     noise_variance: ArrayLike,
-    solver: AbstractLeastSquares | str = "auto",
+    solver: AbstractLeastSquares | str | None = None,
     rtol: float | None = None,
     form: str = "auto",
 ) -> Posterior:
@@ -161,9 +161,9 @@ def condition(
     noise_variance
         Variance of the observation noise, in squared units of y; positive.
     solver
-        ``"auto"`` takes a dense Cholesky factor up to 5000 rows and function-space LSMR with a
-        randomly pivoted Cholesky preconditioner beyond. If the factor does not exist in the dtype,
-        ``"auto"`` goes on with LSMR, and `plan` says so.
+        ``"auto"`` (or None) takes a dense Cholesky factor up to 5000 rows and function-space LSMR
+        with a randomly pivoted Cholesky preconditioner beyond. If the factor does not exist in the
+        dtype, ``"auto"`` goes on with LSMR, and `plan` says so.
     rtol
         Relative residual asked of LSMR; 1e-2 in float32 and 1e-4 in float64 by default.
     form
@@ -185,6 +185,7 @@ def condition(
     space (Rasmussen & Williams 2006, section 6.2.1).
     """
     check_choice("form", form, ("auto", "dense", "tiled"))
+    solver = "auto" if solver is None else solver
     if not isinstance(solver, AbstractLeastSquares):
         check_choice("solver", solver, ("auto", "direct", "lsmr"))
     noise = _noise(noise_variance)

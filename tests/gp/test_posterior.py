@@ -206,3 +206,13 @@ def test_bad_points_and_methods_are_refused(data):
                 call(bad)
     with pytest.raises(ValueError, match="method must be one of 'auto', 'exact', 'neighbours'"):
         posterior.variance(Z, "best")
+
+
+def test_no_solver_given_is_the_automatic_choice(rng):
+    X = rng.standard_normal((12, 2)).astype(np.float32)
+    kernel = kernels.RBF()
+    plans = [
+        condition(kernel, X, X[:, 0], noise_variance=0.1, solver=solver).plan
+        for solver in (None, "auto")
+    ]
+    assert plans[0] == plans[1]
