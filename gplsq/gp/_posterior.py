@@ -1,13 +1,22 @@
 """Conditioning a Gaussian process on data: the posterior mean is regularised least squares."""
 
+import warnings
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
+from sklearn.exceptions import ConvergenceWarning
 
-from gplsq._core import cast, check_choice, check_finite_scalar, describe, is_traced
+from gplsq._core import (
+    cast,
+    check_choice,
+    check_finite_scalar,
+    describe,
+    is_traced,
+    status_ok,
+)
 from gplsq.gp._plan import choose_solver
 from gplsq.gp._variance import (
     covariance_by_factor,
@@ -77,7 +86,11 @@ class Posterior(eqx.Module):
             return _neighbours(self.kernel, self.X, self.noise_variance, points, None)
         if direct:
             return _by_factor(self.kernel, self.X, self.prepared.lower, points)
-        return _by_solves(self.operator, self.noise_variance, self.solver, self.prepared, points)[0]
+        value, status = _by_solves(
+            self.operator, self.noise_variance, self.solver, self.prepared, points
+        )
+        _warn_if_missed(status)
+        return value
 
     def covariance(self, Z: ArrayLike) -> Float[Array, "m m"]:
         """Joint posterior covariance of the latent function at Z, shape (m, d); m^2 memory."""
@@ -85,9 +98,10 @@ class Posterior(eqx.Module):
         if isinstance(self.solver, Direct):
             full = _covariance_by_factor(self.kernel, self.X, self.prepared.lower, points)
         else:
-            full = _covariance_by_solves(
+            full, status = _covariance_by_solves(
                 self.operator, self.noise_variance, self.solver, self.prepared, points
             )
+            _warn_if_missed(status)
         return (full + full.T) / 2
 
     def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "m num"]:
@@ -126,6 +140,10 @@ class Posterior(eqx.Module):
             latent = jnp.maximum(latent, 0)
             total = latent + self.noise_variance
         return self.solution.value[index] * total, latent
+
+    def without_kept_matrix(self) -> "Posterior":
+        """The same posterior with products in tiles: n^2 numbers less to keep or to save."""
+        return eqx.tree_at(lambda p: p.operator.gram, self, None, is_leaf=lambda leaf: leaf is None)
 
     def _points(self, Z: ArrayLike) -> Float[Array, "m d"]:
         points = jnp.asarray(Z, self.X.dtype)
@@ -237,6 +255,19 @@ def _form(solver: AbstractLeastSquares, operator: KernelOperator) -> str:
     if isinstance(solver, Direct):
         return "factorised"
     return "kept" if operator.form == "dense" else "recomputed in tiles"
+
+
+def _warn_if_missed(status: Array) -> None:
+    """One warning for all the points of a variance whose solves missed their tolerance."""
+    if is_traced(status):
+        return
+    missed = int(jnp.sum(~status_ok(status)))
+    if missed:
+        message = (
+            f"the variance of {missed} of {status.size} points missed the solver's tolerance: it "
+            "is too large, not too small. Ask for a larger rtol, or more max_steps."
+        )
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
 def _noise(noise_variance: Any) -> Array:

@@ -118,10 +118,10 @@ def covariance_by_solves(
     solver: AbstractLeastSquares,
     prepared: object,
     Z: Float[Array, "m d"],
-) -> Float[Array, "m m"]:
-    """The same by one block solve, in the form that errs to larger variances."""
+) -> tuple[Float[Array, "m m"], Array]:
+    """The same by one block solve, in the form that errs to larger variances; and its statuses."""
     k = operator.kernel.cross(operator.X, Z)
-    a = solver.run(prepared, operator, jnp.sqrt(noise_variance), k, None, None)[0]
+    a, status = solver.run(prepared, operator, jnp.sqrt(noise_variance), k, None, None)[:2]
     Sa = operator.mv(a) + noise_variance * a
     mixed = matmul(a.T, k)
-    return operator.kernel.cross(Z, Z) - mixed - mixed.T + matmul(a.T, Sa)
+    return operator.kernel.cross(Z, Z) - mixed - mixed.T + matmul(a.T, Sa), status

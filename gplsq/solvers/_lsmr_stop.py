@@ -56,7 +56,7 @@ def judge_step(
     size = state.norm_A * system.cheap_norm(state.x) + norm_b
     small_residual = state.residual <= goal * size + tols.atol / 2
     small_normal = jnp.abs(state.zeta_bar) <= goal * state.norm_A * state.residual
-    new = jnp.where(_condition(state) > tols.condition_limit, STATUS.ILL_CONDITIONED, 0)
+    new = jnp.where(condition_estimate(state) > tols.condition_limit, STATUS.ILL_CONDITIONED, 0)
     new = jnp.where(small_normal, STATUS.CONVERGED_NORMAL, new)
     new = jnp.where(small_residual, STATUS.CONVERGED_RESIDUAL, new)
     return jnp.where(status == STATUS.RUNNING, new, status).astype(jnp.int32)
@@ -73,7 +73,7 @@ def judge_residual(
     stale = jnp.where(better, 0, progress.stale + 1)
     # A vanishing bidiagonal entry means the Krylov space is exhausted: nothing can improve.
     stuck = (stale >= _PATIENCE) | (state.zeta_bar == 0)
-    new = jnp.where(_condition(state) > tols.condition_limit, STATUS.ILL_CONDITIONED, 0)
+    new = jnp.where(condition_estimate(state) > tols.condition_limit, STATUS.ILL_CONDITIONED, 0)
     new = jnp.where(stuck, STATUS.STAGNATED, new)
     # A fifth of the tolerance is left to the rounding errors of the recurrence.
     goal = 0.8 * (tols.rtol * linear.reference + tols.atol)
@@ -147,10 +147,6 @@ def _settle(status: Array, met: Array, kind: Array | int) -> Array:
     return jnp.where((promised | open_ended) & met, kind, status).astype(jnp.int32)
 
 
-def _condition(state: LSMRState) -> Array:
-    return safe_divide(state.max_rho_bar, state.min_rho_bar)
-
-
 def condition_estimate(state: LSMRState) -> Array:
     """Condition number of the damped operator in its own norms, estimated from below."""
-    return _condition(state)
+    return safe_divide(state.max_rho_bar, state.min_rho_bar)

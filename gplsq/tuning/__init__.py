@@ -5,6 +5,7 @@ from gplsq.tuning._levels import Level as Level
 from gplsq.tuning._levels import check_levels as check_levels
 from gplsq.tuning._levels import default_levels as default_levels
 from gplsq.tuning._loop import TuningResult as TuningResult
+from gplsq.tuning._loop import check_optimizer as check_optimizer
 from gplsq.tuning._loop import tune as tune
 from gplsq.tuning._losses import LOSSES as LOSSES
 from gplsq.tuning._losses import as_loss as as_loss

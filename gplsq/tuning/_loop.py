@@ -111,7 +111,7 @@ def tune(
     steps. Subsets are drawn afresh at every step, unless the objective asks for fixed ones.
     A level ends early when that has not improved by a thousandth for a while. A step whose loss or
     gradient is not finite is not taken: the run goes back to the best values with three times the
-    noise.
+    noise, and three times as much again for every further failure.
     """
     score = as_loss(loss)
     check_choice("start", start, ("given", "data"))
@@ -129,12 +129,7 @@ def tune(
     n = X_host.shape[0]
     chosen = choose_objective(objective, n)
     schedule = check_levels(default_levels(n, chosen) if levels is None else levels, n)
-    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
-        msg = (
-            f"optimizer must be an optax transformation; got {describe(optimizer)}. Pass for "
-            "example optax.adam(0.1)."
-        )
-        raise TypeError(msg)
+    check_optimizer(optimizer)
     noise = 0.01 * (float(np.var(y_host)) or 1.0)
     if start == "data":
         kernel, noise = start_from_data(kernel, X_host, y_host, rng)
@@ -142,6 +137,16 @@ def tune(
         noise = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
     run = _Run(X_host, y_host, chosen, score, optimizer, schedule, rng, verbose)
     return run.go(kernel, noise)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is neither None nor an optax transformation, with a `TypeError`."""
+    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
+        msg = (
+            f"optimizer must be an optax transformation; got {describe(optimizer)}. Pass for "
+            "example optax.adam(0.1)."
+        )
+        raise TypeError(msg)
 
 
 class _Run:

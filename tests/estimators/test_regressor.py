@@ -524,3 +524,12 @@ def test_copies_predict_the_same(table, precision, copied):
     mean_other, std_other = other.predict(Z, return_std=True)
     np.testing.assert_array_equal(mean_other, mean)
     np.testing.assert_array_equal(std_other, std)
+
+
+def test_a_pickle_leaves_the_kept_matrix_behind_and_predicts_the_same(table):
+    X, y, Z = table
+    gp = short(solver="lsmr", form="dense", rtol=1e-6).fit(X, y)
+    assert gp.posterior_.operator.form == "dense"
+    again = pickle.loads(pickle.dumps(gp))
+    assert again.posterior_.operator.form == "tiled"
+    np.testing.assert_array_equal(again.predict(Z), gp.predict(Z))

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 from gplsq import kernels
 from gplsq.gp import condition
@@ -96,3 +97,13 @@ def test_far_from_the_data_the_variance_is_that_of_the_prior(rng):
     far = np.full((1, 2), 1e3, np.float32)
     for method in METHODS:
         np.testing.assert_allclose(posterior.variance(far, method), [1.3], rtol=1e-5)
+
+
+def test_variances_whose_solves_missed_the_tolerance_warn_once(rng):
+    X = rng.standard_normal((40, 2)).astype(np.float32)
+    stingy = LSMR(rtol=1e-14, max_steps=1)
+    posterior = condition(kernels.RBF(), X, X[:, 0], noise_variance=0.01, solver=stingy)
+    for compute in (lambda: posterior.variance(X, "exact"), lambda: posterior.covariance(X)):
+        with pytest.warns(ConvergenceWarning, match=r"40 points missed.*not too small") as caught:
+            compute()
+        assert len(caught) == 1
