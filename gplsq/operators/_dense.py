@@ -47,7 +47,13 @@ class Dense(AbstractEuclideanOperator):
         return self.matrix.dtype
 
     def mv(self, v):
+        if v.ndim == 2 and v.shape[1] == 1:
+            return matmul(self.matrix, v[:, 0])[:, None]
         return matmul(self.matrix, v)
 
     def rmv(self, u):
+        if u.ndim == 1:
+            return matmul(u, self.matrix)
+        if u.shape[1] == 1:
+            return matmul(u[:, 0], self.matrix)[:, None]
         return matmul(self.matrix.T, u)
