@@ -45,7 +45,7 @@ def variance_by_solves(
 
     def tile(z: Array, _: Array) -> Array:
         k = kernel.cross(X, z)
-        a, status = solver.run(prepared, operator, damp, k, None, None)[:2]
+        a, _, status, _ = solver.run(prepared, operator, damp, k, None)
         Sa = operator.mv(a) + noise_variance * a
         value = kernel.diagonal(z) - 2 * jnp.sum(a * k, axis=0) + jnp.sum(a * Sa, axis=0)
         return jnp.stack([value, status.astype(value.dtype)], axis=1)
@@ -121,7 +121,7 @@ def covariance_by_solves(
 ) -> tuple[Float[Array, "m m"], Array]:
     """The same by one block solve, in the form that errs to larger variances; and its statuses."""
     k = operator.kernel.cross(operator.X, Z)
-    a, status = solver.run(prepared, operator, jnp.sqrt(noise_variance), k, None, None)[:2]
+    a, _, status, _ = solver.run(prepared, operator, jnp.sqrt(noise_variance), k, None)
     Sa = operator.mv(a) + noise_variance * a
     mixed = matmul(a.T, k)
     return operator.kernel.cross(Z, Z) - mixed - mixed.T + matmul(a.T, Sa), status

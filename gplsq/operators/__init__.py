@@ -1,6 +1,7 @@
 """Floor 2: matrix-free linear maps on vectors (n,) and blocks of columns (n, k)."""
 
 from gplsq.operators._algebra import Composed as Composed
+from gplsq.operators._algebra import Diagonal as Diagonal
 from gplsq.operators._algebra import Identity as Identity
 from gplsq.operators._algebra import Scaled as Scaled
 from gplsq.operators._algebra import Stacked as Stacked
@@ -12,3 +13,5 @@ from gplsq.operators._dense import Dense as Dense
 from gplsq.operators._function import Function as Function
 from gplsq.operators._kernel import Kernel as Kernel
 from gplsq.operators._kernel import cross_product as cross_product
+from gplsq.operators._rows import Rows as Rows
+from gplsq.operators._sparse import Sparse as Sparse

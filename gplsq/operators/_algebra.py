@@ -1,10 +1,14 @@
-"""Sums, compositions, scalings and stacks of Euclidean operators."""
+"""Sums, compositions, scalings, stacks and diagonals: operators made of operators."""
 
+import functools
+import operator
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Float
 
 from gplsq._core import describe
 from gplsq.operators._base import AbstractEuclideanOperator, AbstractLinearOperator
@@ -22,6 +26,11 @@ def _check_parts(name: str, parts: tuple[Any, ...]) -> None:
                 "whose domain is a function space. Combine the kernels instead (k1 + k2, 2.0 * k)."
             )
             raise TypeError(msg)
+
+
+def _sum_of(terms: Iterable[Array]) -> Array:
+    """Sum of at least one array."""
+    return functools.reduce(operator.add, terms)
 
 
 class Identity(AbstractEuclideanOperator):
@@ -43,6 +52,26 @@ class Identity(AbstractEuclideanOperator):
 
     def rmv(self, u):
         return u
+
+
+class Diagonal(AbstractEuclideanOperator):
+    """The square matrix with this diagonal, shape (n,)."""
+
+    entries: Float[Array, " n"]
+
+    @property
+    def shape(self):
+        return (self.entries.shape[0], self.entries.shape[0])
+
+    @property
+    def dtype(self):
+        return self.entries.dtype
+
+    def mv(self, v):
+        return self.entries * v if v.ndim == 1 else self.entries[:, None] * v
+
+    def rmv(self, u):
+        return self.mv(u)
 
 
 class Scaled(AbstractEuclideanOperator):
@@ -122,6 +151,10 @@ class Composed(AbstractEuclideanOperator):
     def rmv(self, u):
         return self.right.rmv(self.left.rmv(u))
 
+    def sweep(self, v, shift):
+        w, back = self.left.sweep(self.right.mv(v), shift)
+        return w, self.right.rmv(back)
+
 
 class Stacked(AbstractEuclideanOperator):
     """Operators on the same domain, their results one above the other: general regularisers."""
@@ -147,12 +180,16 @@ class Stacked(AbstractEuclideanOperator):
         return jnp.concatenate([part.mv(v) for part in self.parts])
 
     def rmv(self, u):
-        total, start = None, 0
-        for part in self.parts:
-            term = part.rmv(u[start : start + part.shape[0]])
-            total = term if total is None else total + term
-            start += part.shape[0]
-        return total
+        return _sum_of(part.rmv(piece) for part, piece in self._split(u))
+
+    def sweep(self, v, shift):
+        pairs = [part.sweep(v, piece) for part, piece in self._split(shift)]
+        return jnp.concatenate([w for w, _ in pairs]), _sum_of(back for _, back in pairs)
+
+    def _split(self, u):
+        """The parts, each with its rows of u."""
+        ends = np.cumsum([part.shape[0] for part in self.parts])
+        return zip(self.parts, jnp.split(u, ends[:-1]), strict=True)
 
 
 class Transposed(AbstractEuclideanOperator):

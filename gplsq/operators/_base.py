@@ -56,7 +56,11 @@ class AbstractLinearOperator(eqx.Module):
 
 
 class AbstractEuclideanOperator(AbstractLinearOperator):
-    """An operator between Euclidean spaces. **Subclass this** with shape, dtype, mv and rmv."""
+    """An operator between Euclidean spaces. **Subclass this** with shape, dtype, mv and rmv.
+
+    `sweep` is what LSMR calls. An operator whose rows are expensive to make or to read should
+    define it so that one pass over the rows serves both products.
+    """
 
     def domain_inner(self, v, w):
         return jnp.sum(v * w, axis=0)
@@ -66,3 +70,10 @@ class AbstractEuclideanOperator(AbstractLinearOperator):
 
     def adjoint(self, u):
         return self.rmv(u), column_norm(u)
+
+    def sweep(
+        self, v: Float[Array, "n k"], shift: Float[Array, "m k"]
+    ) -> tuple[Float[Array, "m k"], Float[Array, "n k"]]:
+        """`w = A v - shift` and `A* w`: both products of a Golub-Kahan step."""
+        w = self.mv(v) - shift
+        return w, self.rmv(w)

@@ -42,11 +42,36 @@ class Direct(AbstractLeastSquares):
             return CholeskyFactor(cholesky_of_kernel(operator, damp))
         return SingularFactors(*jnp.linalg.svd(operator.as_matrix(), full_matrices=False))
 
-    def run(self, prepared, operator, damp, f, g, x0):
-        del x0  # nor for a start
+    def run(self, prepared, operator, damp, f, x0, *, with_dual=False):
+        del x0  # nothing to start from
         if isinstance(operator, KernelOperator):
-            return _by_cholesky(prepared.lower, operator, damp, f)
-        return _by_svd(prepared, damp, f, g)
+            x, status, stats = _by_cholesky(prepared.lower, operator, damp, f)
+            return x, None, status, stats
+        x, status, stats = _by_svd(prepared, damp, f)
+        dual = None
+        if with_dual and damp is None:
+            _, inverse = _filters(prepared, damp)
+            dual = matmul(prepared.U, inverse[:, None] * matmul(prepared.Vt, x))
+        return x, dual, status, stats
+
+    def run_adjoint(self, prepared, operator, damp, g, w0):
+        del operator, w0
+        U, s, Vt = prepared
+        square, inverse = _filters(prepared, damp)
+        inside = matmul(Vt, g)
+        w = matmul(Vt.T, square[:, None] * inside)
+        p = matmul(U, inverse[:, None] * inside)
+        if damp is not None:  # outside the row space A* A vanishes and only damping acts
+            w = w + (g - matmul(Vt.T, inside)) / damp**2
+        left = g - matmul(Vt.T, s[:, None] * matmul(U.T, p))
+        left = left if damp is None else left - damp**2 * w
+        outside = (
+            left
+            if damp is not None
+            else matmul(Vt.T, (s > _cutoff(prepared))[:, None] * matmul(Vt, left))
+        )
+        status, stats = _outcome(prepared, damp, w, g, column_norm(left), column_norm(outside))
+        return p, w, status, stats
 
 
 def cholesky_of_kernel(operator: KernelOperator, damp: Array | None) -> Float[Array, "n n"]:
@@ -82,49 +107,63 @@ def _by_cholesky(lower: Array, operator: KernelOperator, damp: Array | None, f: 
         rhs_norm=norm_f,
         norm_estimate=largest * ones,
         condition_estimate=largest / smallest * ones,
+        rank_estimate=jnp.full(norm_f.shape, lower.shape[0], jnp.int32),
         error_measure=safe_divide(residual, norm_f),
         tolerance=jnp.finfo(f.dtype).eps * ones,
     )
     return x, status, stats
 
 
-def _by_svd(factors: SingularFactors, damp: Array | None, f: Array, g: Array | None):
+def _cutoff(factors: SingularFactors) -> Array:
+    """Singular values up to this count as zero where there is no damping."""
     U, s, Vt = factors
-    eps = float(jnp.finfo(f.dtype).eps)
-    cutoff = eps * max(U.shape[0], Vt.shape[1]) * jnp.max(s, initial=0.0)
+    eps = float(jnp.finfo(s.dtype).eps)
+    return eps * max(U.shape[0], Vt.shape[1]) * jnp.max(s, initial=0.0)
+
+
+def _filters(factors: SingularFactors, damp: Array | None) -> tuple[Array, Array]:
+    """Diagonals of `(A* A + damp^2)^+` and of its product with A, in the singular vectors."""
+    s = factors.values
     if damp is None:
-        kept = s > cutoff
+        kept = s > _cutoff(factors)
         inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1), 0)
-        inverse_square = inverse**2
-    else:
-        square = s**2 + damp**2
-        inverse, inverse_square = safe_divide(s, square), safe_divide(jnp.ones_like(s), square)
-    x = matmul(Vt.T, inverse[:, None] * matmul(U.T, f))
-    sigma = jnp.zeros((), f.dtype) if damp is None else damp
-    if g is not None:
-        inside = matmul(Vt, g)
-        x = x - matmul(Vt.T, inverse_square[:, None] * inside)
-        if damp is not None:  # outside the row space A* A vanishes and only damping acts
-            x = x - (g - matmul(Vt.T, inside)) / damp**2
-    finite = jnp.all(jnp.isfinite(x), axis=0)
+        return inverse**2, inverse
+    # s / (s^2 + damp^2) without squares: they under- and overflow before the quotient does.
+    length = jnp.hypot(s, damp)
+    return safe_divide(safe_divide(jnp.ones_like(s), length), length), safe_divide(
+        safe_divide(s, length), length
+    )
+
+
+def _by_svd(factors: SingularFactors, damp: Array | None, f: Array):
+    U, s, Vt = factors
+    x = matmul(Vt.T, _filters(factors, damp)[1][:, None] * matmul(U.T, f))
     r = f - matmul(U, s[:, None] * matmul(Vt, x))
-    normal = matmul(Vt.T, s[:, None] * matmul(U.T, r)) - sigma**2 * x
-    if g is not None:
-        normal = normal - g
-    norm_f, ones = column_norm(f), jnp.ones(f.shape[1], f.dtype)
-    largest = jnp.sqrt(jnp.max(s, initial=0.0) ** 2 + sigma**2)
-    kept_s = jnp.where(s > cutoff, s, jnp.inf)
-    smallest = jnp.sqrt(jnp.min(kept_s, initial=jnp.inf) ** 2 + sigma**2)
-    size = largest * column_norm(x) + norm_f
+    normal = matmul(Vt.T, s[:, None] * matmul(U.T, r))
+    if damp is not None:
+        normal = normal - damp**2 * x
+    return x, *_outcome(factors, damp, x, f, column_norm(r), column_norm(normal))
+
+
+def _outcome(factors, damp, x, rhs, residual, normal):
+    """Status and stats of a solution by singular values."""
+    s, eps = factors.values, float(jnp.finfo(x.dtype).eps)
+    sigma = jnp.zeros((), x.dtype) if damp is None else damp
+    kept = s > _cutoff(factors)
+    ones = jnp.ones(x.shape[1], x.dtype)
+    largest = jnp.hypot(jnp.max(s, initial=0.0), sigma)
+    smallest = jnp.hypot(jnp.min(jnp.where(kept, s, jnp.inf), initial=jnp.inf), sigma)
+    size = largest * column_norm(x) + column_norm(rhs)
     stats = Stats(
-        num_steps=jnp.zeros(f.shape[1], jnp.int32),
-        residual_norm=column_norm(r),
-        normal_residual_norm=column_norm(normal),
-        rhs_norm=norm_f,
+        num_steps=jnp.zeros(x.shape[1], jnp.int32),
+        residual_norm=residual,
+        normal_residual_norm=normal,
+        rhs_norm=column_norm(rhs),
         norm_estimate=largest * ones,
         condition_estimate=safe_divide(largest, smallest) * ones,
-        error_measure=safe_divide(column_norm(normal), largest * size),
+        rank_estimate=jnp.broadcast_to(jnp.sum(kept, dtype=jnp.int32), (x.shape[1],)),
+        error_measure=safe_divide(normal, largest * size),
         tolerance=eps * ones,
     )
-    status = jnp.where(finite, STATUS.EXACT, STATUS.NON_FINITE).astype(jnp.int32)
-    return x, status, stats
+    finite = jnp.all(jnp.isfinite(x), axis=0)
+    return jnp.where(finite, STATUS.EXACT, STATUS.NON_FINITE).astype(jnp.int32), stats

@@ -12,20 +12,28 @@ from jaxtyping import Array
 from gplsq._core import STATUS, check_finite_scalar, column_norm
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._base import AbstractLeastSquares
-from gplsq.solvers._lsmr_step import initial_state, lsmr_step
+from gplsq.solvers._lsmr_step import initial_state, lsmr_step, select
 from gplsq.solvers._lsmr_stop import (
     Progress,
     best_iterate,
     condition_estimate,
     judge_residual,
     judge_step,
+    norm_estimate,
     tolerances,
     verify_linear,
     verify_rectangular,
+    without_residual,
 )
 from gplsq.solvers._precondition import AbstractPreconditioner
 from gplsq.solvers._solution import Stats
-from gplsq.solvers._systems import System, kernel_system, rectangular_system, solve_by_two
+from gplsq.solvers._systems import (
+    System,
+    adjoint_system,
+    damped_operator,
+    kernel_system,
+    rectangular_system,
+)
 
 # Starts of a kernel system at most, the first included. Measured in float32 on 3000 rows: the
 # second took the residual from 1e-5 ... 1e-4 to 1e-6 or below, the third changed nothing any more.
@@ -94,13 +102,37 @@ class LSMR(AbstractLeastSquares):
             return preconditioner.build(operator, damp)
         return preconditioner
 
-    def run(self, prepared, operator, damp, f, g, x0):
+    # Compiled functions of their own: a derivative calls the same two loops several times, and XLA
+    # compiles each once.
+    @eqx.filter_jit
+    def run(self, prepared, operator, damp, f, x0, *, with_dual=False):
         if isinstance(operator, KernelOperator):
-            return self._with_restarts(prepared, operator, damp, f, x0)
-        if damp is None and g is not None:
-            return solve_by_two(self.run, prepared, operator, f, g)
-        system = rectangular_system(operator, damp, prepared, f, g, x0)
-        return self._loop(system, self._budget(operator))
+            x, status, stats = self._with_restarts(prepared, operator, damp, f, x0)
+            return x, None, status, stats
+        system = rectangular_system(operator, damp, prepared, f, x0)
+        with_dual = with_dual and damp is None and prepared is None
+        return self._loop(system, self._budget(operator), with_dual)
+
+    @eqx.filter_jit
+    def run_adjoint(self, prepared, operator, damp, g, w0):
+        stacked = damped_operator(operator, damp)
+        rows = operator.shape[0]
+        known = None
+        if w0 is not None and damp is not None:
+            guessed = stacked.mv(w0)
+            left = g - stacked.rmv(guessed)
+            # A guess that does not help is not taken.
+            helps = column_norm(left) < column_norm(g)
+            known = jnp.where(helps, guessed, 0), jnp.where(helps, w0, 0)
+            g, reference = jnp.where(helps, left, g), column_norm(g)
+        system = adjoint_system(operator, damp, prepared, g)
+        if known is not None:
+            system = system._replace(reference=reference)
+        p, w, status, stats = self._loop(system, self._budget(operator), with_dual=True)
+        w = w if prepared is None else prepared.mv(w)
+        if known is not None:
+            p, w = p + known[0], w + known[1]
+        return p[:rows], w, status, stats
 
     def _budget(self, operator) -> Array:
         if self.max_steps is not None:
@@ -129,7 +161,7 @@ class LSMR(AbstractLeastSquares):
             # A column that is done gets a zero right-hand side, which costs it no step.
             system = system._replace(rhs=jnp.where(open_, system.rhs, 0))
             left = budget - jnp.max(jnp.where(open_, stats.num_steps, 0))
-            new_x, new_status, new = self._loop(system, left)
+            new_x, _, new_status, new = self._loop(system, left)
             # A round that made nothing better is not taken.
             taken = open_ & ((round_ == 0) | (new.error_measure < stats.error_measure))
             steps = stats.num_steps + jnp.where(open_, new.num_steps, 0)
@@ -141,7 +173,7 @@ class LSMR(AbstractLeastSquares):
 
         zeros = jnp.zeros(columns, f.dtype)
         no_steps = jnp.zeros(columns, jnp.int32)
-        blank = Stats(no_steps, zeros, zeros, zeros, zeros, zeros, zeros, zeros)
+        blank = Stats(no_steps, *[zeros] * 5, no_steps, zeros, zeros)
         start = jnp.zeros_like(f) if x0 is None else x0
         carry = (jnp.zeros((), jnp.int32), start, no_steps, blank)
         _, x, status, stats = jax.lax.while_loop(unfinished, attempt, carry)
@@ -149,20 +181,20 @@ class LSMR(AbstractLeastSquares):
         status = jnp.where(rhs_norm == 0, STATUS.EXACT, status).astype(jnp.int32)
         return x, status, eqx.tree_at(lambda s: s.rhs_norm, stats, rhs_norm)
 
-    def _loop(self, system: System, max_steps: Array):
-        operator, damp = system.operator, system.damp
+    def _loop(self, system: System, max_steps: Array, with_dual: bool = False):
+        operator, damp, linear = system.operator, system.damp, system.linear
         dtype = system.rhs.dtype
         # Scaling the columns keeps squares of 1e±30 inside float32.
         scale = jnp.max(jnp.abs(system.rhs), axis=0, initial=0.0)
         scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
         b = system.rhs / scale
-        if system.linear is not None:
-            linear = system.linear._replace(reference=system.linear.reference / scale)
+        if linear is not None:
+            linear = linear._replace(reference=linear.reference / scale)
             system = system._replace(linear=linear)
         tols = tolerances(self, dtype, scale)
 
         def judge(state, status, progress):
-            if system.linear is None:
+            if linear is None:
                 return judge_step(system, tols, norm_b, state, status), progress
             return judge_residual(system, tols, state, status, progress)
 
@@ -178,18 +210,20 @@ class LSMR(AbstractLeastSquares):
             finite = jnp.isfinite(new.zeta_bar) & jnp.isfinite(new.residual)
             status = jnp.where(active & ~finite, STATUS.NON_FINITE, status).astype(jnp.int32)
             taken = active & finite
-            state = jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
+            state = select(taken, new, old)
             status, progress = judge(state, status, progress)
             return step + 1, steps + taken, status, state, progress
 
-        consistent = system.linear is not None and system.linear.consistent
-        start = initial_state(operator, b, consistent=consistent)
+        consistent = linear is not None and linear.consistent
+        start = initial_state(operator, b, consistent=consistent, with_dual=with_dual)
         norm_b = start.residual
+        if system.reference is not None:
+            norm_b = jnp.maximum(norm_b, system.reference / scale)
         zero, running = jnp.zeros((), jnp.int32), jnp.zeros(b.shape[1:], jnp.int32)
         status = jnp.where(jnp.isfinite(start.zeta_bar), STATUS.RUNNING, STATUS.NON_FINITE).astype(
             jnp.int32
         )
-        if system.linear is None:
+        if linear is None:
             status = judge_step(system, tols, norm_b, start, status)
         status = jnp.where(jnp.all(b == 0, axis=0), STATUS.EXACT, status).astype(jnp.int32)
         progress = Progress(jnp.full(b.shape[1:], jnp.inf, dtype), running)
@@ -197,21 +231,33 @@ class LSMR(AbstractLeastSquares):
             keep_going, body, (zero, running, status, start, progress)
         )
         status = jnp.where(status == STATUS.RUNNING, STATUS.MAX_STEPS, status)
-        linear = system.linear is not None
-        x = best_iterate(system, state)[0] if linear else state.x
-        verify = verify_linear if linear else verify_rectangular
-        status, residual, normal, measure = verify(system, tols, b, x, state, status)
+        unit = state.pair.unit
+        if linear is not None:
+            x = best_iterate(system, state)[0]
+            verified = verify_linear(system, tols, b, x, status)
+        else:
+            x = state.x.value
+            verified = verify_rectangular(system, tols, b, norm_b, x, state, status)
+        status, r, residual, normal, measure = verified
+        norm_A, condition = norm_estimate(state) * unit, condition_estimate(state)
+        dual = None
+        if state.dual is not None:
+            dual = without_residual(state.dual.value, r, residual, normal, state)
+            dual = dual / unit / unit * scale
+        if system.rows is not None:
+            residual = column_norm(r[: system.rows])
         stats = Stats(
             num_steps=steps,
             residual_norm=residual * scale,
-            normal_residual_norm=normal * scale,
+            normal_residual_norm=normal * unit * scale,
             rhs_norm=column_norm(b) * scale,
-            norm_estimate=state.norm_A,
-            condition_estimate=condition_estimate(state),
+            norm_estimate=norm_A,
+            condition_estimate=condition,
+            rank_estimate=jnp.minimum(steps, min(operator.shape)),
             error_measure=measure,
             tolerance=jnp.broadcast_to(tols.rtol, measure.shape),
         )
-        return system.recover(x * scale), status, stats
+        return system.recover(x / unit * scale), dual, status, stats
 
 
 def _setting(name: str, value: Any, minimum: float) -> Array | None:

@@ -10,8 +10,32 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import safe_divide, symmetric_givens
-from gplsq.operators import AbstractLinearOperator
+from gplsq._core import safe_divide
+from gplsq.operators import AbstractEuclideanOperator, AbstractLinearOperator
+from gplsq.solvers._bidiagonal import Bidiagonal, next_pair, start_bidiagonal
+
+
+class Directions(eqx.Module):
+    """A vector `start + sum_j y_j v_j`, updated by short recurrences.
+
+    The iterate x is such a vector. So is A x - b, with `A v_j` in place of `v_j`, and the dual s
+    with `x = A* s`, with `t_j` in place of `v_j`.
+    """
+
+    value: Float[Array, "p k"]
+    h: Float[Array, "p k"]
+    h_bar: Float[Array, "p k"]
+
+    @classmethod
+    def start(cls, v: Array, value: Array | None = None) -> "Directions":
+        """Before the first step, with the first direction."""
+        zero = jnp.zeros_like(v)
+        return cls(zero if value is None else value, v, zero)
+
+    def step(self, v: Array, back: Array, length: Array, turn: Array) -> "Directions":
+        """Take in the next direction."""
+        h_bar = self.h - back * self.h_bar
+        return Directions(self.value + length * h_bar, v - turn * self.h, h_bar)
 
 
 class Craig(eqx.Module):
@@ -24,31 +48,27 @@ class Craig(eqx.Module):
     """
 
     x: Float[Array, "n k"]
-    r: Float[Array, "m k"]  # b - A x
+    misfit: Float[Array, "m k"]  # A x - b
     zeta: Float[Array, " k"]
 
-    def step(self, v: Array, Av: Array, alpha: Array, beta: Array) -> "Craig":
+    def step(self, pair: Bidiagonal, beta: Array) -> "Craig":
         """Take in the next right vector."""
-        zeta = -safe_divide(beta * self.zeta, alpha)
-        return Craig(self.x + zeta * v, self.r - zeta * Av, zeta)
+        assert pair.Av is not None
+        zeta = -safe_divide(beta * self.zeta, pair.alpha)
+        return Craig(self.x + zeta * pair.v, self.misfit + zeta * pair.Av, zeta)
 
 
 class LSMRState(eqx.Module):
-    """The iteration's state. Vectors carry one column a right-hand side; scalars are (k,)."""
+    """The iteration's state. Vectors carry one column a right-hand side; scalars are (k,).
 
-    # Golub-Kahan bidiagonalisation
-    u: Float[Array, "m k"]  # left vector, unit norm in the codomain
-    v: Float[Array, "n k"]  # right vector, unit norm in the domain
-    Av: Float[Array, "m k"]  # A v, made together with the norm of v
-    alpha: Float[Array, " k"]
-    # iterate and directions
-    x: Float[Array, "n k"]
-    h: Float[Array, "n k"]
-    h_bar: Float[Array, "n k"]
-    # their images, by the same recurrences: the residual b - A x without a product
-    Ah: Float[Array, "m k"]
-    Ah_bar: Float[Array, "m k"]
-    r: Float[Array, "m k"]
+    Scalars, and x, are those of the operator divided by `pair.unit`.
+    """
+
+    pair: Bidiagonal
+    x: Directions
+    misfit: Directions | None  # A x - b, for kernel systems
+    dual: Directions | None  # s with x = A* s, where it is asked for
+    craig: Craig | None  # for consistent kernel systems
     # scalars of the two QR factorisations (section 2.4)
     alpha_bar: Float[Array, " k"]
     rho: Float[Array, " k"]
@@ -69,38 +89,29 @@ class LSMRState(eqx.Module):
     norm_A: Float[Array, " k"]
     max_rho_bar: Float[Array, " k"]
     min_rho_bar: Float[Array, " k"]
-    # companion iterate, for consistent systems only
-    craig: Craig | None
-
-
-def next_right_vector(
-    operator: AbstractLinearOperator, v_raw: Float[Array, "n k"]
-) -> tuple[Array, Array, Array]:
-    """Normalise a right vector: `(v, A v, alpha)`, by one forward product of the raw vector."""
-    Av_raw, alpha = operator.forward(v_raw)
-    return safe_divide(v_raw, alpha), safe_divide(Av_raw, alpha), alpha
 
 
 def initial_state(
-    operator: AbstractLinearOperator, b: Float[Array, "m k"], *, consistent: bool = False
+    operator: AbstractLinearOperator,
+    b: Float[Array, "m k"],
+    *,
+    consistent: bool = False,
+    with_dual: bool = False,
 ) -> LSMRState:
-    """State before the first iteration, from x = 0; `consistent` adds the companion iterate."""
-    v_raw, beta = operator.adjoint(b)
-    u = safe_divide(b, beta)
-    v, Av, alpha = next_right_vector(operator, safe_divide(v_raw, beta))
-    zero, one = jnp.zeros_like(beta), jnp.ones_like(beta)
-    craig = Craig(jnp.zeros_like(v), b, -one).step(v, Av, alpha, beta) if consistent else None
+    """State before the first iteration, from x = 0.
+
+    `consistent` adds Craig's iterate, `with_dual` the vector s with `x = A* s`.
+    """
+    pair, beta = start_bidiagonal(operator, b, with_dual)
+    alpha, zero, one = pair.alpha, jnp.zeros_like(beta), jnp.ones_like(beta)
+    follow = not isinstance(operator, AbstractEuclideanOperator)
+    craig = Craig(jnp.zeros_like(pair.v), -b, -one).step(pair, beta) if consistent else None
     return LSMRState(
-        u=u,
-        v=v,
-        Av=Av,
-        alpha=alpha,
-        x=jnp.zeros_like(v),
-        h=v,
-        h_bar=jnp.zeros_like(v),
-        Ah=Av,
-        Ah_bar=jnp.zeros_like(Av),
-        r=b,
+        pair=pair,
+        x=Directions.start(pair.v),
+        misfit=Directions.start(pair.Av, -b) if follow else None,
+        dual=None if pair.t is None else Directions.start(pair.t),
+        craig=craig,
         alpha_bar=alpha,
         rho=one,
         rho_bar=one,
@@ -118,7 +129,6 @@ def initial_state(
         norm_A=alpha,
         max_rho_bar=zero,
         min_rho_bar=jnp.full_like(beta, jnp.inf),
-        craig=craig,
     )
 
 
@@ -126,38 +136,35 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
     """One iteration: one product with A, one with its adjoint."""
     s = state
     # Bidiagonalisation, eq. (2.2).
-    u_raw = s.Av - s.alpha * s.u
-    v_raw, beta = operator.adjoint(u_raw)
-    u = safe_divide(u_raw, beta)
-    v, Av, alpha = next_right_vector(operator, safe_divide(v_raw, beta) - beta * s.v)
+    pair, beta = next_pair(operator, s.pair)
+    alpha = pair.alpha
 
     # Rotation that takes out the damping, section 5.
-    c_hat, s_hat, alpha_hat = symmetric_givens(s.alpha_bar, jnp.broadcast_to(damp, alpha.shape))
+    c_hat, s_hat, alpha_hat = _givens(s.alpha_bar, jnp.broadcast_to(damp, alpha.shape) / pair.unit)
     # First QR.
-    c, sn, rho = symmetric_givens(alpha_hat, beta)
+    c, sn, rho = _givens(alpha_hat, beta)
     theta_new = sn * alpha
     alpha_bar = c * alpha
     # Second QR.
     theta_bar = s.s_bar * rho
     rho_temp = s.c_bar * rho
-    c_bar, s_bar, rho_bar = symmetric_givens(s.c_bar * rho, theta_new)
+    c_bar, s_bar, rho_bar = _givens(rho_temp, theta_new)
     zeta = c_bar * s.zeta_bar
     zeta_bar = -s_bar * s.zeta_bar
 
     # Iterate and directions.
-    back = safe_divide(theta_bar * rho, s.rho * s.rho_bar)
-    length = safe_divide(safe_divide(zeta, rho), rho_bar)
-    turn = safe_divide(theta_new, rho)
-    h_bar, Ah_bar = s.h - back * s.h_bar, s.Ah - back * s.Ah_bar
-    x, r = s.x + length * h_bar, s.r - length * Ah_bar
-    h, Ah = v - turn * s.h, Av - turn * s.Ah
+    lengths = (
+        safe_divide(theta_bar * rho, s.rho * s.rho_bar),
+        safe_divide(safe_divide(zeta, rho), rho_bar),
+        safe_divide(theta_new, rho),
+    )
 
     # Residual norm of the damped system.
     beta_acute = c_hat * s.beta_dd
     beta_check = -s_hat * s.beta_dd
     beta_hat = c * beta_acute
     beta_dd = -sn * beta_acute
-    c_tilde, s_tilde, rho_tilde_old = symmetric_givens(s.rho_d_old, theta_bar)
+    c_tilde, s_tilde, rho_tilde_old = _givens(s.rho_d_old, theta_bar)
     theta_tilde = s_tilde * rho_bar
     rho_d_old = c_tilde * rho_bar
     beta_d = -s_tilde * s.beta_d + c_tilde * beta_hat
@@ -167,20 +174,13 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
     residual = jnp.sqrt(squared_d + (beta_d - tau_d) ** 2 + beta_dd**2)
 
     # A column of the bidiagonal matrix is no longer than |A|.
-    norm_A = jnp.maximum(s.norm_A, jnp.sqrt(s.alpha**2 + beta**2 + damp**2))
-    max_rho_bar = jnp.maximum(s.max_rho_bar, rho_temp)
-    min_rho_bar = jnp.minimum(s.min_rho_bar, rho_temp)
+    column = jnp.sqrt(s.pair.alpha**2 + beta**2 + (damp / pair.unit) ** 2)
     return LSMRState(
-        u=u,
-        v=v,
-        Av=Av,
-        alpha=alpha,
-        x=x,
-        h=h,
-        h_bar=h_bar,
-        Ah=Ah,
-        Ah_bar=Ah_bar,
-        r=r,
+        pair=pair,
+        x=s.x.step(pair.v, *lengths),
+        misfit=None if s.misfit is None else s.misfit.step(pair.Av, *lengths),
+        dual=None if s.dual is None else s.dual.step(pair.t, *lengths),
+        craig=None if s.craig is None else s.craig.step(pair, beta),
         alpha_bar=alpha_bar,
         rho=rho,
         rho_bar=rho_bar,
@@ -195,8 +195,41 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
         theta_tilde=theta_tilde,
         squared_d=squared_d,
         residual=residual,
-        norm_A=norm_A,
-        max_rho_bar=max_rho_bar,
-        min_rho_bar=min_rho_bar,
-        craig=None if s.craig is None else s.craig.step(v, Av, alpha, beta),
+        norm_A=jnp.maximum(s.norm_A, column),
+        max_rho_bar=jnp.maximum(s.max_rho_bar, rho_temp),
+        min_rho_bar=jnp.minimum(s.min_rho_bar, rho_temp),
     )
+
+
+def _givens(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """`(c, s, r)` with `c a + s b = r >= 0` and `-s a + c b = 0`; `(1, 0, 0)` for two zeros.
+
+    Arguments are in the unit of the operator, so that their squares need no scaling.
+    """
+    r = jnp.sqrt(a * a + b * b)
+    zero = r == 0
+    inverse = 1 / jnp.where(zero, 1, r)
+    return jnp.where(zero, 1, a * inverse), b * inverse, r
+
+
+def select(taken: Array, new: LSMRState, old: LSMRState) -> LSMRState:
+    """`new` where a column takes the step, and otherwise the iterates and estimates of `old`.
+
+    The other recurrences of a column that is done run on: nothing reads them any more.
+    """
+
+    def kept(state: LSMRState):
+        vectors = [state.x.value]
+        vectors += [part.value for part in (state.misfit, state.dual) if part is not None]
+        vectors += [] if state.craig is None else [state.craig.x, state.craig.misfit]
+        return [
+            *vectors,
+            state.zeta_bar,
+            state.residual,
+            state.norm_A,
+            state.max_rho_bar,
+            state.min_rho_bar,
+        ]
+
+    merged = [jnp.where(taken, a, b) for a, b in zip(kept(new), kept(old), strict=True)]
+    return eqx.tree_at(kept, new, merged)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from gplsq._core import STATUS, column_norm, default_rtol, safe_divide
+from gplsq.operators import AbstractEuclideanOperator
 from gplsq.solvers._lsmr_step import LSMRState
 from gplsq.solvers._systems import System
 
@@ -51,11 +52,12 @@ def judge_step(
 ) -> Array:
     """Status after a step of a rectangular system, from the recurrences."""
     # The recurrences are asked for half the tolerance: rounding errors get the other half.
-    eps = jnp.finfo(state.x.dtype).eps
-    goal = jnp.maximum(tols.rtol / 2, eps)
-    size = state.norm_A * system.cheap_norm(state.x) + norm_b
+    x = state.x.value
+    goal = jnp.maximum(tols.rtol / 2, jnp.finfo(x.dtype).eps)
+    norm_A = norm_estimate(state)
+    size = norm_A * system.cheap_norm(x) + norm_b
     small_residual = state.residual <= goal * size + tols.atol / 2
-    small_normal = jnp.abs(state.zeta_bar) <= goal * state.norm_A * state.residual
+    small_normal = jnp.abs(state.zeta_bar) <= goal * norm_A * state.residual
     new = jnp.where(condition_estimate(state) > tols.condition_limit, STATUS.ILL_CONDITIONED, 0)
     new = jnp.where(small_normal, STATUS.CONVERGED_NORMAL, new)
     new = jnp.where(small_residual, STATUS.CONVERGED_RESIDUAL, new)
@@ -84,44 +86,57 @@ def judge_residual(
 
 def best_iterate(system: System, state: LSMRState) -> tuple[Array, Array]:
     """The iterate with the smaller followed residual, and its norm, column by column."""
-    residual = column_norm(state.r - system.damp**2 * state.x)
+    assert state.misfit is not None
+    x = state.x.value
+    residual = column_norm(state.misfit.value + system.damp**2 * x)
     if state.craig is None:
-        return state.x, residual
-    other = column_norm(state.craig.r)
+        return x, residual
+    other = column_norm(state.craig.misfit)
     ahead = other < residual
-    return jnp.where(ahead, state.craig.x, state.x), jnp.where(ahead, other, residual)
+    return jnp.where(ahead, state.craig.x, x), jnp.where(ahead, other, residual)
 
 
 def verify_rectangular(
-    system: System, tols: Tolerances, b: Array, x: Array, state: LSMRState, status: Array
+    system: System,
+    tols: Tolerances,
+    b: Array,
+    norm_b: Array,
+    x: Array,
+    state: LSMRState,
+    status: Array,
 ):
-    """Recompute the residuals; take back what the recurrences promised too much."""
-    operator, damp = system.operator, system.damp
+    """Recompute the residuals; take back what the recurrences promised too much.
+
+    Everything is in units of the operator divided by `unit`, as the recurrences are. Returns the
+    status, the residual and its norm, that of the normal residual, and the error measure.
+    """
+    operator, unit = system.operator, state.pair.unit
+    assert isinstance(operator, AbstractEuclideanOperator)
+    damp = system.damp / unit
     eps = float(jnp.finfo(b.dtype).eps)
-    Ax, norm_x = operator.forward(x)
-    At_r, norm_r = operator.adjoint(b - Ax)
-    _, normal = operator.forward(At_r - damp**2 * x)
-    damped_r = jnp.sqrt(norm_r**2 + (damp * norm_x) ** 2)
-    size = state.norm_A * norm_x + column_norm(b)
+    misfit, back = operator.sweep(x / unit, b)
+    norm_r, norm_x = column_norm(misfit), column_norm(x)
+    normal = column_norm(back / unit + damp**2 * x)
+    damped_r = column_norm(jnp.stack([norm_r, damp * norm_x]))
+    norm_A = norm_estimate(state)
+    size = norm_A * norm_x + norm_b
     # Rounding in b - A x alone leaves a residual of eps (|A| |x| + |b|); a few of these must be
     # allowed in the normal residual, which has no such term of its own. A tolerance below them is
     # out of reach, and gets no such allowance.
     floor = jnp.where(tols.rtol >= 8 * eps, 8 * eps / tols.rtol, 0)
     by_residual = safe_divide(damped_r, size)
-    by_normal = safe_divide(normal, state.norm_A * (damped_r + floor * size))
+    by_normal = safe_divide(normal, norm_A * (damped_r + floor * size))
     met_residual = damped_r <= tols.rtol * size + tols.atol
     met = met_residual | (by_normal <= tols.rtol)
     kind = jnp.where(met_residual, STATUS.CONVERGED_RESIDUAL, STATUS.CONVERGED_NORMAL)
-    return _settle(status, met, kind), norm_r, normal, jnp.minimum(by_residual, by_normal)
+    measure = jnp.minimum(by_residual, by_normal)
+    return _settle(status, met, kind), -misfit, norm_r, normal, measure
 
 
-def verify_linear(
-    system: System, tols: Tolerances, b: Array, x: Array, state: LSMRState, status: Array
-):
+def verify_linear(system: System, tols: Tolerances, b: Array, x: Array, status: Array):
     """The same for a kernel system."""
     linear = system.linear
     assert linear is not None
-    del state
     eps = float(jnp.finfo(b.dtype).eps)
     left = b - linear.multiply(x)
     residual = column_norm(left)
@@ -132,7 +147,19 @@ def verify_linear(
     measure = tols.rtol * safe_divide(residual, allowed)
     met = residual <= allowed
     misfit = column_norm(left + linear.penalty(x))
-    return _settle(status, met, STATUS.CONVERGED_RESIDUAL), misfit, residual, measure
+    return _settle(status, met, STATUS.CONVERGED_RESIDUAL), left, misfit, residual, measure
+
+
+def without_residual(s: Array, r: Array, norm_r: Array, normal: Array, state: LSMRState) -> Array:
+    """The vector of minimum norm among those with `A* q = A* s`.
+
+    All left vectors are in the span of the range of A and of the final residual r = (I - A A^+) b,
+    so what is too much in s is a multiple of r. Where r is not orthogonal to the range (b is in it,
+    and r is what the solve left) there is nothing to remove.
+    """
+    inside = normal * condition_estimate(state) > 0.1 * norm_estimate(state) * norm_r
+    along = safe_divide(jnp.sum(s * r, axis=0), norm_r**2)
+    return s - jnp.where(inside, 0, along) * r
 
 
 def _settle(status: Array, met: Array, kind: Array | int) -> Array:
@@ -145,6 +172,11 @@ def _settle(status: Array, met: Array, kind: Array | int) -> Array:
     )
     status = jnp.where(promised & ~met, STATUS.STAGNATED, status)
     return jnp.where((promised | open_ended) & met, kind, status).astype(jnp.int32)
+
+
+def norm_estimate(state: LSMRState) -> Array:
+    """Norm of the damped operator (in its unit), from below: entries and columns of its factors."""
+    return jnp.maximum(state.norm_A, state.max_rho_bar)
 
 
 def condition_estimate(state: LSMRState) -> Array:

@@ -1,25 +1,23 @@
 """`lstsq`: regularised least squares with any operator, any solver, and its derivative."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, PyTree
 
-from gplsq._core import check_finite_scalar, describe, is_traced, stop_gradient
-from gplsq.operators import AbstractLinearOperator, Dense, Function
-from gplsq.solvers._adjoint import solve_with_derivative
+from gplsq._core import column_norm, describe, is_traced, stop_gradient
+from gplsq.operators import Diagonal, Stacked
+from gplsq.solvers._adjoint import make_adjoint, solve_with_derivative
 from gplsq.solvers._base import AbstractLeastSquares
+from gplsq.solvers._inputs import as_columns, as_damp, as_operator, as_start
 from gplsq.solvers._lsmr import LSMR
 from gplsq.solvers._solution import ConvergenceError, Solution, describe_outcome, solution_from
 
 
 def lstsq(
-    A: ArrayLike | AbstractLinearOperator,
+    A: Any,
     b: PyTree[ArrayLike],
     *,
     damp: ArrayLike = 0.0,
@@ -27,6 +25,9 @@ def lstsq(
     x0: PyTree[ArrayLike] | None = None,
     preconditioner: Any = None,
     throw: bool = True,
+    like: PyTree | None = None,
+    adjoint_solver: AbstractLeastSquares | None = None,
+    adjoint_x0: PyTree[ArrayLike] | None = None,
 ) -> Solution:
     """Differentiable regularised least squares: `argmin_x |A x - b|^2 + damp^2 |x|^2`.
 
@@ -37,26 +38,37 @@ def lstsq(
     Parameters
     ----------
     A
-        A matrix of shape (m, n), an operator, or `gplsq.operators.Function(fn, like)` for a linear
-        function.
+        A real matrix of shape (m, n); a sparse one (BCOO, BCSR or SciPy); an operator of
+        `gplsq.operators` or of lineax; or a linear function, with `like`.
     b
         Right-hand side: shape (m,) or (m, k) for k of them, or a pytree in the codomain of a
-        `Function`. Its dtype must be that of A: the solve runs in it, whatever JAX's x64 flag says.
+        function. Its dtype must be that of A: the solve runs in it, whatever JAX's x64 flag says.
     damp
-        A non-negative scalar, in units of A. The Python number 0 selects the undamped problem; a
-        traced value is taken to be positive.
+        A non-negative scalar, in units of A, or one number for each unknown (shape (n,), or a
+        pytree like the solution): `sum_i damp_i^2 x_i^2`. The Python number 0 selects the undamped
+        problem; a traced scalar is taken to be positive. Entries of a vector may be 0.
     solver
         `LSMR()` (default) or `Direct()`.
     x0
         A first guess, shaped like the solution. It changes neither the answer nor any derivative.
-        Used by damped and kernel systems; an undamped system does not use it, because it would
-        choose among several solutions.
+        Used by scalar-damped and kernel systems, where it helps; an undamped system does not use
+        it, because it would choose among several solutions.
     preconditioner
-        For a kernel operator a recipe such as `RandomlyPivotedCholesky(rank)`; otherwise an
-        operator that applies R^-1 of a right preconditioner, `x = R^-1 z`.
+        For a kernel operator `RandomlyPivotedCholesky(rank)`. Otherwise a recipe (`Sketch`,
+        `ColumnScaling`, `LearnedPreconditioner`) or an operator that applies R^-1 of a right
+        preconditioner, `x = R^-1 z`. Undamped, A must then have full column rank.
     throw
         Raise `ConvergenceError` if a column misses its tolerance (under `jit` a runtime error).
         With `False`, look at `Solution.ok`.
+    like
+        For a function A: an example of its argument, an array or pytree. Only shapes and dtypes
+        matter. Without it `x0` serves.
+    adjoint_solver
+        The solver of derivatives, by default `solver`: its tolerance is that of the gradient.
+    adjoint_x0
+        A guess of `(A* A + damp^2)^-1 g`, g the cotangent, which derivatives start from where it
+        helps; it changes no derivative. `adjoint_solution` returns such a vector. Not used by
+        undamped systems.
 
     Returns
     -------
@@ -66,17 +78,16 @@ def lstsq(
     Raises
     ------
     ValueError, TypeError
-        For arguments of the wrong shape, dtype or type.
+        For arguments of the wrong shape, dtype or type, complex numbers, an empty system.
     ConvergenceError
         If `throw` and a column failed.
 
     Notes
     -----
-    Differentiable in b, damp and everything inside A, forward and reverse, by the rule derived in
-    `gplsq/solvers/_adjoint.py`; the derivative costs one more solve (two to four when undamped),
-    and its memory does not grow with iterations. A derivative whose own solve fails raises
-    (`throw`) or warns. Second order is right for damped systems, kernel systems, and undamped ones
-    of full column rank.
+    Differentiable in b, damp and everything inside A, forward and reverse, to any order and at any
+    (locally constant) rank, by the rule in docs/derivations/adjoint.md. Value and gradient together
+    cost two solves, and the memory of a derivative does not grow with iterations. A derivative
+    whose own solve fails raises (`throw`) or gives a `DerivativeWarning`.
 
     Examples
     --------
@@ -87,15 +98,16 @@ def lstsq(
     >>> [round(float(x), 4) for x in solution.value]
     [1.0, 1.0]
     """
-    operator = A if isinstance(A, AbstractLinearOperator) else _as_operator(A)
-    rhs, single, restore = _as_columns(operator, b)
-    sigma = _as_damp(damp, operator.dtype)
-    method = LSMR() if solver is None else solver
-    if not isinstance(method, AbstractLeastSquares):
-        msg = f"solver must be LSMR() or Direct(); got {describe(solver)}. Pass an instance."
-        raise TypeError(msg)
-    start = None if x0 is None else _as_start(operator, x0, rhs.shape[1])
-    value, status, stats = _run(operator, sigma, rhs, start, preconditioner, method, throw)
+    operator = as_operator(A, like, x0)
+    rhs, single, restore = as_columns(operator, b)
+    sigma = as_damp(damp, operator)
+    method = _checked_solver("solver", LSMR() if solver is None else solver)
+    backward = _checked_solver("adjoint_solver", adjoint_solver or method)
+    start = as_start("x0", operator, x0, rhs.shape[1])
+    guess = as_start("adjoint_x0", operator, adjoint_x0, rhs.shape[1])
+    value, status, stats = _run(
+        operator, sigma, rhs, start, preconditioner, method, backward, guess, throw
+    )
     if throw:
         value = _raise_if_failed(value, status, stats)
     if single:
@@ -104,101 +116,34 @@ def lstsq(
 
 
 @eqx.filter_jit
-def _run(operator, damp, b, x0, preconditioner, solver, throw):
+def _run(operator, damp, b, x0, preconditioner, solver, adjoint_solver, adjoint_x0, throw):
+    rows = b.shape[0]
+    data = operator, b
+    if damp is not None and damp.ndim == 1:
+        # A vector damps by rows of its own, so that entries of 0 and their derivatives are right.
+        operator = Stacked((operator, Diagonal(damp)))
+        b = jnp.concatenate([b, jnp.zeros((damp.shape[0], b.shape[1]), b.dtype)])
+        damp = None
     fixed = stop_gradient((operator, damp))
-    prepared = solver.prepare(*fixed, preconditioner)
-    start = stop_gradient(x0)
-    return solve_with_derivative(
-        operator, damp, b, start, stop_gradient(prepared), solver=solver, throw=throw
+    prepared = stop_gradient(solver.prepare(*fixed, preconditioner))
+    prepared_adjoint = prepared
+    if type(adjoint_solver) is not type(solver):
+        prepared_adjoint = adjoint_solver.prepare(*fixed, preconditioner)
+    adjoint = make_adjoint(adjoint_solver, prepared_adjoint, operator, damp, adjoint_x0, throw)
+    value, _, status, stats = solve_with_derivative(
+        operator, damp, b, stop_gradient(x0), prepared, solver, adjoint
     )
+    if b.shape[0] != rows:
+        left = column_norm(data[1] - data[0].mv(value))
+        stats = eqx.tree_at(lambda s: s.residual_norm, stats, stop_gradient(left))
+    return value, status, stats
 
 
-def _as_operator(A: Any) -> AbstractLinearOperator:
-    if callable(A):
-        msg = (
-            "A is a function: wrap it as gplsq.operators.Function(fn, like), where `like` is an "
-            "example of its argument."
-        )
+def _checked_solver(name: str, solver: Any) -> AbstractLeastSquares:
+    if not isinstance(solver, AbstractLeastSquares):
+        msg = f"{name} must be LSMR() or Direct(); got {describe(solver)}. Pass an instance."
         raise TypeError(msg)
-    return Dense(A)
-
-
-def _as_columns(operator: AbstractLinearOperator, b: Any) -> tuple[Array, bool, Callable]:
-    """The right-hand side as (m, k), whether it was single, and how to shape the solution."""
-    if isinstance(operator, Function):
-        structure = jax.tree.structure(b)
-        if structure == operator.codomain[1] and not (
-            eqx.is_array_like(b) and jnp.ndim(b) == 2 and len(operator.codomain[0][0].shape) == 1
-        ):
-            shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(b)]
-            expected = [leaf.shape for leaf in operator.codomain[0]]
-            if shapes != expected:
-                msg = f"b must have the shapes of fn's result, {expected}; got {shapes}."
-                raise ValueError(msg)
-            flat = ravel_pytree(jax.tree.map(jnp.asarray, b))[0]
-            return _checked(operator, flat)[:, None], True, operator.unravel
-        restore = operator.unravel
-    else:
-        restore = _same
-    if not eqx.is_array_like(b):
-        msg = f"b must be an array of shape (m,) or (m, k); got {describe(b)}."
-        raise TypeError(msg)
-    array = jnp.asarray(b)
-    if array.ndim not in (1, 2) or array.shape[0] != operator.shape[0]:
-        msg = (
-            f"b must have shape ({operator.shape[0]},) or ({operator.shape[0]}, k), one row for "
-            f"each row of A; got shape {array.shape}."
-        )
-        raise ValueError(msg)
-    array = _checked(operator, array)
-    return (array[:, None], True, restore) if array.ndim == 1 else (array, False, restore)
-
-
-def _same(x):
-    return x
-
-
-def _checked(operator: AbstractLinearOperator, array: Array) -> Array:
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        msg = "b must be real; got complex numbers. Stack real and imaginary parts."
-        raise TypeError(msg)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(operator.dtype)
-    if array.dtype != operator.dtype:
-        msg = (
-            f"b and A must have one dtype; got {array.dtype} and {operator.dtype}. Cast one of "
-            "them: the precision of the solve is yours to choose."
-        )
-        raise TypeError(msg)
-    return array
-
-
-def _as_damp(damp: Any, dtype: Any) -> Array | None:
-    if damp is None:
-        return None
-    if isinstance(damp, int | float | np.number | np.ndarray) and np.ndim(damp) == 0:
-        number = check_finite_scalar("damp", damp, minimum=0.0)
-        return None if number == 0 else jnp.asarray(number, dtype)
-    if not eqx.is_array(damp) or jnp.ndim(damp) != 0:
-        msg = f"damp must be a non-negative scalar; got {describe(damp)}. Pass one number."
-        raise ValueError(msg)
-    if not is_traced(damp):
-        check_finite_scalar("damp", damp, minimum=0.0)
-    return jnp.asarray(damp, dtype)
-
-
-def _as_start(operator: AbstractLinearOperator, x0: Any, columns: int) -> Array:
-    if isinstance(operator, Function) and not eqx.is_array_like(x0):
-        x0 = ravel_pytree(x0)[0]
-    start = jnp.asarray(x0, operator.dtype)
-    start = start[:, None] if start.ndim == 1 else start
-    if start.shape != (operator.shape[1], columns):
-        msg = (
-            f"x0 must be shaped like the solution, ({operator.shape[1]},) or "
-            f"({operator.shape[1]}, {columns}); got shape {jnp.shape(x0)}."
-        )
-        raise ValueError(msg)
-    return start
+    return solver
 
 
 def _raise_if_failed(value: Array, status: Array, stats: Any) -> Array:

@@ -1,7 +1,6 @@
-"""The problems LSMR actually runs on: warm starts, preconditioners and the two derivative terms.
+"""The problems LSMR actually runs on: warm starts, preconditioners, and the adjoint.
 
-Each turns `(A* A + damp^2) x = A* f - g` into one least-squares problem `min |B z - b|^2 +
-damp^2 |z|^2` and says how x follows from z.
+Each is one least-squares problem `min |B z - b|^2 + damp^2 |z|^2`, with a way from z to x.
 """
 
 from collections.abc import Callable
@@ -10,8 +9,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import column_norm, status_ok
+from gplsq._core import column_norm
 from gplsq.operators import (
+    AbstractEuclideanOperator,
     AbstractLinearOperator,
     Composed,
     Identity,
@@ -32,6 +32,8 @@ class System(NamedTuple):
     cheap_norm: Callable[[Array], Array]  # |z| without a product, or a lower bound of it
     recover: Callable[[Array], Array]  # x from z
     linear: "LinearSystem | None" = None  # set where z solves a square system, and is judged by it
+    reference: Array | None = None  # norm of the right-hand side before a warm start
+    rows: int | None = None  # of the data, where damping is stacked below them
 
 
 class LinearSystem(NamedTuple):
@@ -123,32 +125,42 @@ def kernel_system(
     return System(inner, jnp.zeros_like(sigma), rhs, _no_norm, recover, linear)
 
 
+def damped_operator(
+    operator: AbstractLinearOperator, damp: Array | None
+) -> AbstractEuclideanOperator:
+    """`[A; damp I]`."""
+    assert isinstance(operator, AbstractEuclideanOperator)
+    if damp is None:
+        return operator
+    return Stacked((operator, Scaled(damp, Identity(operator.shape[1], operator.dtype))))
+
+
 def rectangular_system(
     operator: AbstractLinearOperator,
     damp: Array | None,
     prepared: Any,
     f: Array,
-    g: Array | None,
     x0: Array | None,
 ) -> System:
-    """The general case. Damping is stacked below A where the lower right-hand side is not zero.
+    """`min |A x - f|^2 + damp^2 |x|^2`, warm-started and preconditioned on the right.
 
     A warm start of a damped system solves for the correction on `[A; damp I]`; of an undamped one
     it is not used, because it would decide which of many solutions comes back.
     """
-    size = operator.shape[1]
+    zero = jnp.zeros((), f.dtype)
     if damp is None:
-        return _precondition(operator, jnp.zeros((), f.dtype), f, prepared, None)
-    if g is None and x0 is None and prepared is None:
-        return System(operator, damp, f, column_norm, lambda x: x)
-    upper, lower = f, jnp.zeros((size, f.shape[1]), f.dtype)
-    if g is not None:
-        lower = lower - g / damp
+        return _precondition(operator, zero, f, prepared, None)
+    if x0 is None and prepared is None:
+        return System(operator, damp, f, column_norm, _same)
+    stacked = damped_operator(operator, damp)
+    rhs = jnp.concatenate([f, jnp.zeros((operator.shape[1], f.shape[1]), f.dtype)])
     if x0 is not None:
-        upper, lower = upper - operator.mv(x0), lower - damp * x0
-    stacked = Stacked((operator, Scaled(damp, Identity(size, f.dtype))))
-    rhs = jnp.concatenate([upper, lower])
-    return _precondition(stacked, jnp.zeros((), f.dtype), rhs, prepared, x0)
+        left = rhs - stacked.mv(x0)
+        # A guess that does not help is not taken.
+        helps = column_norm(left) < column_norm(rhs)
+        rhs, x0 = jnp.where(helps, left, rhs), jnp.where(helps, x0, 0)
+    system = _precondition(stacked, zero, rhs, prepared, x0)
+    return system._replace(reference=column_norm(f), rows=f.shape[0])
 
 
 def _precondition(operator, damp, rhs, prepared, x0) -> System:
@@ -164,11 +176,21 @@ def _precondition(operator, damp, rhs, prepared, x0) -> System:
     )
 
 
-def solve_by_two(
-    run: Callable, prepared: Any, operator: AbstractLinearOperator, f: Array, g: Array
-):
-    """`x = A^+ f - (A* A)^+ g` of an undamped system: `p = A^+* g`, then `x = A^+ (f - p)`."""
-    from_adjoint = run(None, Transposed(operator), None, g, None, None)
-    p = from_adjoint[0]
-    x, status, stats = run(prepared, operator, None, f - p, None, None)
-    return x, jnp.where(status_ok(from_adjoint[1]), status, from_adjoint[1]), stats
+def adjoint_system(
+    operator: AbstractLinearOperator, damp: Array | None, prepared: Any, g: Array
+) -> System:
+    """`B* p = g` of minimum norm, B = [A; damp I].
+
+    Its solution is `p = B w` with `w = (A* A + damp^2)^+ g`; w is the dual that LSMR follows.
+    With a right preconditioner R the system is `(B R^-1)* p = R^-* g`, and R^-1 gives w.
+    """
+    stacked = damped_operator(operator, damp)
+    zero = jnp.zeros((), g.dtype)
+    if prepared is None:
+        return System(Transposed(stacked), zero, g, column_norm, _same)
+    inner = Composed(stacked, prepared)
+    return System(Transposed(inner), zero, prepared.rmv(g), column_norm, _same)
+
+
+def _same(x: Array) -> Array:
+    return x

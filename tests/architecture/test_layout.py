@@ -2,12 +2,16 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "gplsq"
 FLOORS = ["_core", "kernels", "operators", "solvers", "gp", "tuning", "estimators"]
+# Wings stand beside a floor: they import what is below it, and nothing imports them.
+WINGS = {"interop": "gp"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -29,13 +33,14 @@ def imports_of(path: pathlib.Path) -> list[tuple[ast.AST, str]]:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_file_imports_from_its_own_floor_and_from_lower_ones_only(path: pathlib.Path) -> None:
     floor = floor_of(path)
-    if floor in ("", "testing"):
-        return
+    below = FLOORS[: FLOORS.index(WINGS.get(floor, floor))] if floor in {*FLOORS, *WINGS} else []
     for _, module in imports_of(path):
         parts = module.split(".")
         target = parts[1] if len(parts) > 1 else ""
-        assert target in FLOORS, f"{path}: imports {module}"
-        assert FLOORS.index(target) <= FLOORS.index(floor), f"{path}: imports upwards, {module}"
+        assert target not in WINGS or target == floor, f"{path}: imports a wing, {module}"
+        if floor in ("", "testing"):
+            continue
+        assert target in [*below, floor], f"{path}: imports {module}"
         if target != floor:
             assert len(parts) == 2, f"{path}: reaches into another floor: {module}"
 
@@ -70,11 +75,22 @@ def test_nothing_touches_global_jax_flags() -> None:
 
 
 def test_importing_the_package_creates_no_arrays_and_compiles_nothing() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import jax, gplsq; from jax._src import xla_bridge as b; "
         "assert not b._backends, 'importing gplsq started a JAX backend'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_package_imports_no_optional_library() -> None:
+    code = "import sys, gplsq; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_torch_module_names_its_extra_where_torch_is_missing() -> None:
+    code = "import sys, gplsq; sys.modules['torch'] = None; import gplsq.interop.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError")
+    assert 'pip install "gplsq[torch]"' in last

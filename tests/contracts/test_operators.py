@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 from gplsq import kernels, operators
 from gplsq.testing import tolerance
@@ -70,6 +71,8 @@ OPERATORS = {
         np.concatenate([A, C[:, :3]]),
     ),
     "identity": (lambda dtype: operators.Identity(3, dtype), np.eye(3)),
+    "sparse": (lambda dtype: operators.Sparse(scipy.sparse.csr_array(A.astype(dtype))), A),
+    "rows": (lambda dtype: operators.Rows(lambda x: 2 * x, (C / 2).astype(dtype), block=2), C),
     "transposed": (lambda dtype: operators.Transposed(_dense(A, dtype)), A.T),
 }
 

@@ -120,7 +120,7 @@ def test_wrong_operators_and_right_hand_sides_are_refused(arguments, error, matc
     [
         ({"damp": -1.0}, ValueError, "damp must be at least 0"),
         ({"damp": np.nan}, ValueError, "damp must be finite"),
-        ({"damp": np.ones(3)}, ValueError, "damp must be a non-negative scalar"),
+        ({"damp": np.ones(4)}, ValueError, "damp must be a non-negative scalar"),
         ({"solver": "lsmr"}, TypeError, "solver must be"),
         ({"x0": np.ones(5)}, ValueError, "x0 must be shaped like the solution"),
     ],

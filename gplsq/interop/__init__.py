@@ -1,0 +1,1 @@
+"""Wing beside gp: `lstsq` for other array libraries, one module each, imported on its own."""

@@ -1,0 +1,92 @@
+"""Golub-Kahan bidiagonalisation of an operator, one step at a time, for a block of columns.
+
+From u_1 = b / |b| it makes orthonormal u_j and v_j with `A v_j = alpha_j u_j + beta_{j+1} u_{j+1}`
+and `A* u_j = alpha_j v_j + beta_j v_{j-1}` (Golub & Kahan 1965; Paige & Saunders 1982).
+
+The order of the two products within a step is chosen so that one sweep over the rows of the
+operator can serve both.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gplsq._core import column_norm, safe_divide
+from gplsq.operators import AbstractEuclideanOperator, AbstractLinearOperator, Transposed
+
+
+class Bidiagonal(eqx.Module):
+    """The latest pair of vectors, of the operator divided by `unit`."""
+
+    u: Float[Array, "m k"]  # left vector, unit norm in the codomain
+    v: Float[Array, "n k"]  # right vector, unit norm in the domain
+    alpha: Float[Array, " k"]
+    Av: Float[Array, "m k"] | None  # where it is made together with v
+    t: Float[Array, "m k"] | None  # v = A* t, where it is asked for
+    # |A* b| / |b|: dividing by it keeps squares of an operator scaled by 1e±30 inside float32.
+    unit: Float[Array, " k"]
+
+
+def start_bidiagonal(
+    operator: AbstractLinearOperator, b: Float[Array, "m k"], with_dual: bool
+) -> tuple[Bidiagonal, Float[Array, " k"]]:
+    """The first pair and beta_1 = |b|."""
+    if not isinstance(operator, AbstractEuclideanOperator):
+        v_raw, beta = operator.adjoint(b)
+        u = safe_divide(b, beta)
+        v, Av, alpha = _normalised_image(operator, safe_divide(v_raw, beta))
+        return Bidiagonal(u, v, alpha, Av, None, jnp.ones_like(beta)), beta
+    beta = column_norm(b)
+    u = safe_divide(b, beta)
+    back = operator.rmv(u)
+    length = column_norm(back)
+    unit = jnp.where((length > 0) & jnp.isfinite(length), length, 1)
+    alpha = length / unit
+    v = back / unit
+    Av = operator.mv(v) / unit if isinstance(operator, Transposed) else None
+    return Bidiagonal(u, v, alpha, Av, u if with_dual else None, unit), beta
+
+
+def next_pair(
+    operator: AbstractLinearOperator, pair: Bidiagonal
+) -> tuple[Bidiagonal, Float[Array, " k"]]:
+    """The pair after `pair`, and the beta between them."""
+    if not isinstance(operator, AbstractEuclideanOperator):
+        u_raw = pair.Av - pair.alpha * pair.u
+        v_raw, beta = operator.adjoint(u_raw)
+        u = safe_divide(u_raw, beta)
+        v_raw = safe_divide(v_raw, beta) - beta * pair.v
+        v, Av, alpha = _normalised_image(operator, v_raw)
+        return Bidiagonal(u, v, alpha, Av, None, pair.unit), beta
+    if isinstance(operator, Transposed):
+        # The sweep of the operator underneath pairs A* u with the A v of the step to come.
+        assert pair.Av is not None
+        u_raw = pair.Av - pair.alpha * pair.u
+        beta, inverse = _norm(u_raw)
+        u = u_raw * inverse
+        v_raw, Av_raw = operator.operator.sweep(u / pair.unit, beta * pair.v)
+        alpha, shrink = _norm(v_raw)
+        v, Av = v_raw * shrink, Av_raw * (shrink / pair.unit)
+    else:
+        u_raw, back = operator.sweep(pair.v / pair.unit, pair.alpha * pair.u)
+        beta, inverse = _norm(u_raw)
+        u = u_raw * inverse
+        v_raw = back * (inverse / pair.unit) - beta * pair.v
+        alpha, shrink = _norm(v_raw)
+        v, Av = v_raw * shrink, None
+    t = None if pair.t is None else (u - beta * pair.t) * shrink
+    return Bidiagonal(u, v, alpha, Av, t, pair.unit), beta
+
+
+def _norm(a: Float[Array, "n k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """Norms and their inverses (0 for 0). In the unit of the operator squares are safe."""
+    length = jnp.sqrt(jnp.sum(a * a, axis=0))
+    return length, safe_divide(jnp.ones_like(length), length)
+
+
+def _normalised_image(
+    operator: AbstractLinearOperator, v_raw: Float[Array, "n k"]
+) -> tuple[Array, Array, Array]:
+    """`(v, A v, alpha)` by one forward product of the raw vector, which also gives its norm."""
+    Av_raw, alpha = operator.forward(v_raw)
+    return safe_divide(v_raw, alpha), safe_divide(Av_raw, alpha), alpha
