@@ -152,6 +152,7 @@ class Composed(AbstractEuclideanOperator):
         return self.right.rmv(self.left.rmv(u))
 
     def sweep(self, v, shift):
+        assert isinstance(self.left, AbstractEuclideanOperator)
         w, back = self.left.sweep(self.right.mv(v), shift)
         return w, self.right.rmv(back)
 
@@ -183,7 +184,11 @@ class Stacked(AbstractEuclideanOperator):
         return _sum_of(part.rmv(piece) for part, piece in self._split(u))
 
     def sweep(self, v, shift):
-        pairs = [part.sweep(v, piece) for part, piece in self._split(shift)]
+        pairs = [
+            part.sweep(v, piece)
+            for part, piece in self._split(shift)
+            if isinstance(part, AbstractEuclideanOperator)
+        ]
         return jnp.concatenate([w for w, _ in pairs]), _sum_of(back for _, back in pairs)
 
     def _split(self, u):

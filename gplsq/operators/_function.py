@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from gplsq._core import describe
 from gplsq.operators._base import AbstractEuclideanOperator
+from gplsq.operators._program import Program, trace
 
 
 class Function(AbstractEuclideanOperator):
@@ -28,25 +29,36 @@ class Function(AbstractEuclideanOperator):
     Raises
     ------
     TypeError
-        If an argument or result leaf is not real floating-point, or the dtypes are mixed.
+        If an argument or result leaf is not real floating-point, or the dtypes are mixed; if JAX
+        cannot transpose fn.
 
     Notes
     -----
     The operator acts on raveled vectors. `lstsq` ravels a pytree right-hand side and gives the
     solution back in the structure of `like`. The adjoint is `jax.linear_transpose` of `fn`: only
-    `fn` itself is ever called.
+    `fn` itself is ever called, and only once, to trace it. A fresh `Function` of the same
+    operations on the same shapes does not compile anew, whatever arrays it closes over. (Python
+    numbers are part of the program: pass what changes as an array.)
     """
 
-    fn: Callable
+    fn: Program
     domain: PyTree = eqx.field(static=True)
     codomain: PyTree = eqx.field(static=True)
 
     def __init__(self, fn: Callable, like: PyTree):
         struct = jax.eval_shape(lambda: jax.tree.map(_as_array, like))
         self.domain = _hashable(struct)
-        converted = eqx.filter_closure_convert(fn, struct)
-        self.fn = converted
-        self.codomain = _hashable(jax.eval_shape(converted, struct))
+        self.fn = trace(fn, struct)
+        self.codomain = _hashable(jax.eval_shape(self.fn, struct))
+        try:
+            jax.eval_shape(jax.linear_transpose(self.fn, struct), _struct(self.codomain))
+        except Exception as error:
+            msg = (
+                "fn must be linear, and written so that jax.linear_transpose finds its adjoint; "
+                f"that failed with {type(error).__name__}: {error}. Write fn as a linear function, "
+                "or subclass AbstractEuclideanOperator and give both products."
+            )
+            raise TypeError(msg) from error
         dtypes = {leaf.dtype for leaf in (*_leaves(self.domain), *_leaves(self.codomain))}
         if len(dtypes) != 1 or not jnp.issubdtype(next(iter(dtypes)), jnp.floating):
             msg = (

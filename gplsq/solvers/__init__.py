@@ -8,7 +8,10 @@ from gplsq.solvers._leave_one_out import leave_one_out as leave_one_out
 from gplsq.solvers._lsmr import LSMR as LSMR
 from gplsq.solvers._precondition import LowRankPlusDiagonal as LowRankPlusDiagonal
 from gplsq.solvers._precondition import RandomlyPivotedCholesky as RandomlyPivotedCholesky
+from gplsq.solvers._rank import RankEstimate as RankEstimate
+from gplsq.solvers._rank import estimate_rank as estimate_rank
 from gplsq.solvers._solution import ConvergenceError as ConvergenceError
 from gplsq.solvers._solution import Solution as Solution
 from gplsq.solvers._solution import Stats as Stats
+from gplsq.solvers._solve import adjoint_solution as adjoint_solution
 from gplsq.solvers._solve import lstsq as lstsq

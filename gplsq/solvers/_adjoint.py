@@ -284,4 +284,7 @@ def _report_failure(value: Array, status: Array, throw: bool) -> Array:
 
 def make_adjoint(solver, prepared, operator, damp, guess, throw) -> Adjoint:
     """Settings of the derivative, cut off from differentiation."""
-    return Adjoint(*stop_gradient((solver, prepared, operator, damp, guess)), throw)
+    solver, prepared, operator, damp, guess = stop_gradient(
+        (solver, prepared, operator, damp, guess)
+    )
+    return Adjoint(solver, prepared, operator, damp, guess, throw)

@@ -52,6 +52,7 @@ def next_pair(
 ) -> tuple[Bidiagonal, Float[Array, " k"]]:
     """The pair after `pair`, and the beta between them."""
     if not isinstance(operator, AbstractEuclideanOperator):
+        assert pair.Av is not None
         u_raw = pair.Av - pair.alpha * pair.u
         v_raw, beta = operator.adjoint(u_raw)
         u = safe_divide(u_raw, beta)
@@ -60,11 +61,13 @@ def next_pair(
         return Bidiagonal(u, v, alpha, Av, None, pair.unit), beta
     if isinstance(operator, Transposed):
         # The sweep of the operator underneath pairs A* u with the A v of the step to come.
+        inner = operator.operator
         assert pair.Av is not None
+        assert isinstance(inner, AbstractEuclideanOperator)
         u_raw = pair.Av - pair.alpha * pair.u
         beta, inverse = _norm(u_raw)
         u = u_raw * inverse
-        v_raw, Av_raw = operator.operator.sweep(u / pair.unit, beta * pair.v)
+        v_raw, Av_raw = inner.sweep(u / pair.unit, beta * pair.v)
         alpha, shrink = _norm(v_raw)
         v, Av = v_raw * shrink, Av_raw * (shrink / pair.unit)
     else:

@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import JAXSparse
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from gplsq._core import check_finite_scalar, describe, is_traced
-from gplsq.operators import AbstractLinearOperator, Dense, Function
+from gplsq.operators import AbstractLinearOperator, Dense, Function, Sparse
 from gplsq.operators import Kernel as KernelOperator
 
 
@@ -19,6 +20,8 @@ def as_operator(A: Any, like: Any, x0: Any) -> AbstractLinearOperator:
     """A matrix, sparse matrix, operator of this package or of lineax, or linear function."""
     if isinstance(A, AbstractLinearOperator):
         return _not_empty(A)
+    if isinstance(A, JAXSparse) or hasattr(A, "tocoo"):
+        return _not_empty(Sparse(A))
     if hasattr(A, "in_structure") and hasattr(A, "mv"):  # a lineax operator
         if hasattr(A, "matrix"):
             return _not_empty(Dense(A.matrix))
@@ -148,6 +151,21 @@ def as_start(name: str, operator: AbstractLinearOperator, x0: Any, columns: int)
         )
         raise ValueError(msg)
     return start
+
+
+def as_cotangent(operator: AbstractLinearOperator, g: Any) -> tuple[Array, bool, Callable]:
+    """A cotangent of the solution as (n, k), whether it was single, and how to shape its like."""
+    restore = operator.unravel if isinstance(operator, Function) else _same
+    size = operator.shape[1]
+    if isinstance(operator, Function) and not (
+        eqx.is_array_like(g) and jnp.shape(g)[:1] == (size,) and jnp.ndim(g) <= 2
+    ):
+        return _checked(operator, _raveled("g", g, operator))[:, None], True, restore
+    if not eqx.is_array_like(g) or jnp.shape(g)[:1] != (size,) or jnp.ndim(g) > 2:
+        msg = f"g must be shaped like the solution, ({size},) or ({size}, k); got {describe(g)}."
+        raise ValueError(msg)
+    g = _checked(operator, jnp.asarray(g))
+    return (g[:, None], True, restore) if g.ndim == 1 else (g, False, restore)
 
 
 def _raveled(name: str, tree: Any, operator: Function) -> Array:

@@ -30,7 +30,6 @@ from gplsq.solvers._solution import Stats
 from gplsq.solvers._systems import (
     System,
     adjoint_system,
-    damped_operator,
     kernel_system,
     rectangular_system,
 )
@@ -115,24 +114,12 @@ class LSMR(AbstractLeastSquares):
 
     @eqx.filter_jit
     def run_adjoint(self, prepared, operator, damp, g, w0):
-        stacked = damped_operator(operator, damp)
-        rows = operator.shape[0]
-        known = None
-        if w0 is not None and damp is not None:
-            guessed = stacked.mv(w0)
-            left = g - stacked.rmv(guessed)
-            # A guess that does not help is not taken.
-            helps = column_norm(left) < column_norm(g)
-            known = jnp.where(helps, guessed, 0), jnp.where(helps, w0, 0)
-            g, reference = jnp.where(helps, left, g), column_norm(g)
-        system = adjoint_system(operator, damp, prepared, g)
-        if known is not None:
-            system = system._replace(reference=reference)
+        if damp is None:  # a guess would choose among several solutions
+            w0 = None
+        system, finish = adjoint_system(operator, damp, prepared, g, w0)
         p, w, status, stats = self._loop(system, self._budget(operator), with_dual=True)
-        w = w if prepared is None else prepared.mv(w)
-        if known is not None:
-            p, w = p + known[0], w + known[1]
-        return p[:rows], w, status, stats
+        assert w is not None
+        return *finish(p, w), status, stats
 
     def _budget(self, operator) -> Array:
         if self.max_steps is not None:
@@ -173,7 +160,7 @@ class LSMR(AbstractLeastSquares):
 
         zeros = jnp.zeros(columns, f.dtype)
         no_steps = jnp.zeros(columns, jnp.int32)
-        blank = Stats(no_steps, *[zeros] * 5, no_steps, zeros, zeros)
+        blank = Stats(no_steps, zeros, zeros, zeros, zeros, zeros, no_steps, zeros, zeros)
         start = jnp.zeros_like(f) if x0 is None else x0
         carry = (jnp.zeros((), jnp.int32), start, no_steps, blank)
         _, x, status, stats = jax.lax.while_loop(unfinished, attempt, carry)

@@ -109,7 +109,7 @@ def initial_state(
     return LSMRState(
         pair=pair,
         x=Directions.start(pair.v),
-        misfit=Directions.start(pair.Av, -b) if follow else None,
+        misfit=Directions.start(pair.Av, -b) if follow and pair.Av is not None else None,
         dual=None if pair.t is None else Directions.start(pair.t),
         craig=craig,
         alpha_bar=alpha,
@@ -178,8 +178,8 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
     return LSMRState(
         pair=pair,
         x=s.x.step(pair.v, *lengths),
-        misfit=None if s.misfit is None else s.misfit.step(pair.Av, *lengths),
-        dual=None if s.dual is None else s.dual.step(pair.t, *lengths),
+        misfit=_follow(s.misfit, pair.Av, lengths),
+        dual=_follow(s.dual, pair.t, lengths),
         craig=None if s.craig is None else s.craig.step(pair, beta),
         alpha_bar=alpha_bar,
         rho=rho,
@@ -199,6 +199,10 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
         max_rho_bar=jnp.maximum(s.max_rho_bar, rho_temp),
         min_rho_bar=jnp.minimum(s.min_rho_bar, rho_temp),
     )
+
+
+def _follow(part: Directions | None, v: Array | None, lengths: tuple) -> Directions | None:
+    return None if part is None or v is None else part.step(v, *lengths)
 
 
 def _givens(a: Array, b: Array) -> tuple[Array, Array, Array]:

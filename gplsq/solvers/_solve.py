@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
 from gplsq._core import column_norm, describe, is_traced, stop_gradient
-from gplsq.operators import Diagonal, Stacked
+from gplsq.operators import Diagonal, Kernel, Stacked
 from gplsq.solvers._adjoint import make_adjoint, solve_with_derivative
 from gplsq.solvers._base import AbstractLeastSquares
-from gplsq.solvers._inputs import as_columns, as_damp, as_operator, as_start
+from gplsq.solvers._inputs import as_columns, as_cotangent, as_damp, as_operator, as_start
 from gplsq.solvers._lsmr import LSMR
 from gplsq.solvers._solution import ConvergenceError, Solution, describe_outcome, solution_from
 
@@ -113,6 +113,61 @@ def lstsq(
     if single:
         value, status, stats = jax.tree.map(lambda leaf: leaf[..., 0], (value, status, stats))
     return solution_from(restore(value), status, stats)
+
+
+def adjoint_solution(
+    A: Any,
+    g: PyTree[ArrayLike],
+    *,
+    damp: ArrayLike = 0.0,
+    solver: AbstractLeastSquares | None = None,
+    x0: PyTree[ArrayLike] | None = None,
+    preconditioner: Any = None,
+    like: PyTree | None = None,
+) -> Solution:
+    """The solve inside a derivative of `lstsq`: `w = (A* A + damp^2)^+ g`, with its status.
+
+    Under `jax.grad` the cotangent g meets this solve, and a result that missed its tolerance is
+    reported by an error or a warning. Here it can be looked at, and its value handed to the next
+    call of `lstsq` as `adjoint_x0`.
+
+    Parameters
+    ----------
+    A, damp, solver, preconditioner, like
+        As in `lstsq`; `solver` is its `adjoint_solver`.
+    g
+        The cotangent: shaped like the solution x, (n,) or (n, k) or a pytree.
+    x0
+        A first guess of w; undamped systems do not use it.
+
+    Returns
+    -------
+    Solution
+        `value` is w (for a kernel operator `(K + damp^2)^-1 g`), shaped like g. Statuses and stats
+        are those of the solve `A* p = g` that finds it. Not differentiable.
+    """
+    operator = as_operator(A, g if like is None else like, None)
+    method = _checked_solver("solver", LSMR() if solver is None else solver)
+    sigma = as_damp(damp, operator)
+    cotangent, single, restore = as_cotangent(operator, g)
+    start = as_start("x0", operator, x0, cotangent.shape[1])
+    w, status, stats = _run_adjoint(operator, sigma, cotangent, start, preconditioner, method)
+    if single:
+        w, status, stats = jax.tree.map(lambda leaf: leaf[..., 0], (w, status, stats))
+    return solution_from(restore(w), status, stats)
+
+
+@eqx.filter_jit
+def _run_adjoint(operator, damp, g, w0, preconditioner, solver):
+    operator, damp, g, w0 = stop_gradient((operator, damp, g, w0))
+    if damp is not None and damp.ndim == 1:
+        operator, damp = Stacked((operator, Diagonal(damp))), None
+    prepared = solver.prepare(operator, damp, preconditioner)
+    if isinstance(operator, Kernel):
+        w, _, status, stats = solver.run(prepared, operator, damp, g, w0)
+    else:
+        _, w, status, stats = solver.run_adjoint(prepared, operator, damp, g, w0)
+    return stop_gradient(w), status, stats
 
 
 @eqx.filter_jit

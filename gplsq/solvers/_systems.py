@@ -177,19 +177,39 @@ def _precondition(operator, damp, rhs, prepared, x0) -> System:
 
 
 def adjoint_system(
-    operator: AbstractLinearOperator, damp: Array | None, prepared: Any, g: Array
-) -> System:
-    """`B* p = g` of minimum norm, B = [A; damp I].
+    operator: AbstractLinearOperator,
+    damp: Array | None,
+    prepared: Any,
+    g: Array,
+    w0: Array | None,
+) -> tuple[System, Callable[[Array, Array], tuple[Array, Array]]]:
+    """`B* p = g` of minimum norm, B = [A; damp I], and the way from (p, its dual) to (A w, w).
 
     Its solution is `p = B w` with `w = (A* A + damp^2)^+ g`; w is the dual that LSMR follows.
     With a right preconditioner R the system is `(B R^-1)* p = R^-* g`, and R^-1 gives w.
     """
     stacked = damped_operator(operator, damp)
+    rows, reference = operator.shape[0], column_norm(g)
+    known = None
+    if w0 is not None:
+        guessed = stacked.mv(w0)
+        left = g - stacked.rmv(guessed)
+        # A guess that does not help is not taken.
+        helps = column_norm(left) < reference
+        known = jnp.where(helps, guessed, 0), jnp.where(helps, w0, 0)
+        g = jnp.where(helps, left, g)
+
+    def finish(p: Array, dual: Array) -> tuple[Array, Array]:
+        w = dual if prepared is None else prepared.mv(dual)
+        if known is not None:
+            p, w = p + known[0], w + known[1]
+        return p[:rows], w
+
     zero = jnp.zeros((), g.dtype)
     if prepared is None:
-        return System(Transposed(stacked), zero, g, column_norm, _same)
-    inner = Composed(stacked, prepared)
-    return System(Transposed(inner), zero, prepared.rmv(g), column_norm, _same)
+        return System(Transposed(stacked), zero, g, column_norm, _same, reference=reference), finish
+    inner = Transposed(Composed(stacked, prepared))
+    return System(inner, zero, prepared.rmv(g), column_norm, _same), finish
 
 
 def _same(x: Array) -> Array:

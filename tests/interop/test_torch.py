@@ -97,7 +97,6 @@ def test_the_damped_value_and_all_gradients_are_those_of_the_closed_form(
         ((4, 9), (2,), PRECISE),
         ((9, 4), (2,), QUICK),
         ((4, 9), (), QUICK),
-        ((5, 5), (), QUICK),
     ],
 )
 def test_undamped_gradients_pass_gradcheck(rng, shape, columns, solver):
@@ -198,10 +197,9 @@ def test_a_kernel_operator_takes_its_preconditioner(rng):
     close(gradient, torch.linalg.solve(S, 2 * torch.linalg.solve(S, b)), 1e-6)
 
 
-@DTYPES
-def test_a_second_call_with_new_numbers_compiles_nothing(rng, kind):
+def test_a_second_call_with_new_numbers_compiles_nothing(rng):
     def step(damp):
-        A, b = problem(rng, (8, 3), (2,), kind, requires_grad=True)
+        A, b = problem(rng, (8, 3), (2,), requires_grad=True)
         lstsq(A, b, damp=damp, solver=LSMR(rtol=damp * 1e-3)).square().sum().backward()
         with torch.no_grad():
             lstsq(A, b, damp=damp, solver=Direct())
@@ -285,9 +283,8 @@ def test_a_tensor_changed_in_place_changes_no_earlier_result(rng):
     assert torch.equal(x, kept)
 
 
-@DTYPES
-def test_views_of_any_layout_are_read_rightly(rng, kind):
-    A, b = problem(rng, (9, 6), (), kind)
+def test_views_of_any_layout_are_read_rightly(rng):
+    A, b = problem(rng, (9, 6))
     imaginary = torch.complex(b, -b).conj().imag  # the same numbers as b, by a sign not yet applied
     assert imaginary.is_neg()
     cases = [
@@ -299,14 +296,13 @@ def test_views_of_any_layout_are_read_rightly(rng, kind):
         (A, b[:, None].expand(9, 2)),
     ]
     for matrix, rhs in cases:
-        matrix, rhs = matrix.detach().requires_grad_(), rhs.detach()
+        matrix = matrix.detach().requires_grad_()
         x = lstsq(matrix, rhs, damp=0.5, solver=QUICK)
         (ours,) = torch.autograd.grad(x.sum(), matrix)  # an expanded cotangent
-        double = matrix.detach().double().requires_grad_()
-        expected = ridge(double, rhs.double(), torch.tensor(0.5))
-        (theirs,) = torch.autograd.grad(expected.sum(), double)
-        close(x, expected, tolerance(numpy_dtype(kind), 30))
-        close(ours, theirs, tolerance(numpy_dtype(kind), 100))
+        expected = ridge(matrix, rhs, torch.tensor(0.5))
+        (theirs,) = torch.autograd.grad(expected.sum(), matrix)
+        close(x, expected, 1e-12)
+        close(ours, theirs, 1e-12)
 
 
 def hard(rng, **options):
@@ -428,11 +424,10 @@ class RidgeHead(torch.nn.Module):
         return torch.tanh(Z @ self.weight) @ coefficients
 
 
-@DTYPES
-def test_a_module_trains_through_the_solve_as_through_the_closed_form(rng, kind):
-    X = torch.tensor(rng.uniform(-1, 1, (60, 2)), dtype=kind)
+def test_a_module_trains_through_the_solve_as_through_the_closed_form(rng):
+    X = torch.tensor(rng.uniform(-1, 1, (60, 2)))
     y = torch.sin(3 * X[:, 0] + X[:, 1])
-    features = torch.tensor(rng.standard_normal((2, 6)), dtype=kind)
+    features = torch.tensor(rng.standard_normal((2, 6)))
 
     def train(solve):
         head = RidgeHead(features.clone(), solve)
@@ -449,7 +444,7 @@ def test_a_module_trains_through_the_solve_as_through_the_closed_form(rng, kind)
     ours = train(lambda A, b, damp: lstsq(A, b, damp=damp, solver=QUICK))
     theirs = train(ridge)
     assert ours[-1] < 0.7 * ours[0]
-    np.testing.assert_allclose(ours, theirs, rtol=tolerance(numpy_dtype(kind), 1e3))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
 
 
 def test_the_example_in_the_docstring_runs():
