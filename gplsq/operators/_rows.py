@@ -118,7 +118,7 @@ class Rows(AbstractEuclideanOperator):
         def product(rows, _, part):
             return None, _adjoint(rows, part)  # rows that only fill up meet zeros of u
 
-        return self._over_blocks(product, u, self._zeros_like(u))[1]
+        return self._over_blocks(product, u, self._zeros(u))[1]
 
     def sweep(self, v, shift):
         """`w = A v - shift` and `A* w`, every block generated once for both."""
@@ -131,10 +131,12 @@ class Rows(AbstractEuclideanOperator):
             w = jnp.where(inside if w.ndim == 1 else inside[:, None], w, 0)
             return w, _adjoint(rows, w)
 
-        return self._over_blocks(both, shift, self._zeros_like(v))
+        return self._over_blocks(both, shift, self._zeros(v, shift))
 
-    def _zeros_like(self, x: Array) -> Array:
-        return jnp.zeros((self.size[1], *x.shape[1:]), jnp.result_type(self.dtype, x.dtype))
+    def _zeros(self, *arguments: Array) -> Array:
+        """Where `A* u` is added up."""
+        shape = (self.size[1], *arguments[0].shape[1:])
+        return jnp.zeros(shape, jnp.result_type(self.dtype, *arguments))
 
     def _over_blocks(
         self, product: Callable, part: Array | None, start: Array | None

@@ -279,7 +279,8 @@ def test_a_tensor_changed_in_place_changes_no_earlier_result(rng):
     A, b = problem(rng, (6, 3))
     x = lstsq(A, b, solver=QUICK)
     kept = x.clone()
-    A.zero_(), b.fill_(7)
+    A.zero_()
+    b.fill_(7)
     assert torch.equal(x, kept)
 
 

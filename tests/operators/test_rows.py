@@ -58,7 +58,7 @@ def test_data_may_be_a_pytree_with_integers_and_further_axes(rng, dtype):
 
     def fn(block):
         factor, summands = block["factors"]
-        return factor[:, None] * table[block["place"]] + summands.sum(axis=1)
+        return factor[:, None] * jnp.asarray(table)[block["place"]] + summands.sum(axis=1)
 
     operator = operators.Rows(fn, data, block=2)
     expected = data["factors"][0][:, None] * table[data["place"]] + data["factors"][1].sum(axis=1)
@@ -183,7 +183,9 @@ def test_the_default_block_holds_a_bounded_part_of_the_matrix(rng):
     operator = operators.Rows(lambda x: _features(weights, x), x)
     assert 32 <= operator.height <= 1024
     v = jnp.ones(n, jnp.float32)
-    assert peak_memory_bytes(lambda v: operator.sweep(v, jnp.ones(m))[1], v) < 4 * m * n / 8
+    assert (
+        peak_memory_bytes(lambda v: operator.sweep(v, jnp.ones(m, v.dtype))[1], v) < 4 * m * n / 8
+    )
 
 
 class _Features(eqx.Module):
