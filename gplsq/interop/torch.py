@@ -147,8 +147,8 @@ def lstsq(
     """
     _check_tensor("b", b)
     operator = A if isinstance(A, AbstractLinearOperator) else None
-    matrix = None if isinstance(A, AbstractLinearOperator) else A
-    if matrix is not None:
+    matrix: Any = A if operator is None else None
+    if operator is None:
         _check_tensor("A", matrix)
         if matrix.device != b.device:
             msg = f"A and b must be on one device; got {matrix.device} and {b.device}. Move b."

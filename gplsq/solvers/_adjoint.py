@@ -150,10 +150,10 @@ def _damped_tangent(operator, damp, t_operator, t_damp, t_b, x, b, adjoint):
         _, w, status, _ = adjoint.solver.run_adjoint(
             adjoint.prepared, fixed, adjoint.damp, fixed.rmv(f) - g, adjoint.guess
         )
-        return f - fixed.mv(w), _report_failure(w, status, adjoint.throw)
+        return f - fixed.mv(w), w, status
 
     f, g = _right_hand_sides(operator, damp, t_operator, t_damp, t_b, x, b)
-    return _solve_pair(matvec, solve, f, g)[1]
+    return _solve_pair(matvec, solve, f, g, adjoint)[1]
 
 
 def _undamped_tangent(operator, t_operator, t_b, x, dual, b, adjoint):
@@ -176,8 +176,7 @@ def _undamped_pair(operator, f, g, adjoint):
         z, _, forward, _ = solver.run(adjoint.prepared, fixed, None, f, None)
         p, w, backward, _ = solver.run_adjoint(adjoint.prepared, fixed, None, g, None)
         status = jnp.where(status_ok(forward), backward, forward)
-        x = z - w - (g - fixed.rmv(p))
-        return f - fixed.mv(z) + p, _report_failure(x, status, adjoint.throw)
+        return f - fixed.mv(z) + p, z - w - (g - fixed.rmv(p)), status
 
     def by_normal_residual(f, g):
         """From `A* A x = A* f - g`. The rounding of A* f is refined away in a second round."""
@@ -195,26 +194,28 @@ def _undamped_pair(operator, f, g, adjoint):
         fine = jnp.full(f.shape[1:], STATUS.EXACT, jnp.int32)
         start = (jnp.zeros((), jnp.int32), f, jnp.zeros_like(g), jnp.zeros_like(g), fine)
         _, r, x, outside, status = jax.lax.while_loop(more, improve, start)
-        return r, _report_failure(x + outside, status, adjoint.throw)
+        return r, x + outside, status
 
     # One loop where the normal residual says it all, two where A* would hide a part of f.
     solve = by_normal_residual if operator.shape[0] >= operator.shape[1] else by_two
-    return _solve_pair(matvec, solve, f, g)
+    return _solve_pair(matvec, solve, f, g, adjoint)
 
 
-def _solve_pair(matvec, solve, f, g):
+def _solve_pair(matvec, solve, f, g, adjoint):
     """A symmetric solve on pairs, whose right-hand sides are both tangents or both not."""
     rows = f.shape[0]
 
-    def join(pair):
-        return jnp.concatenate(pair)
+    def reported(_, rhs):
+        r, x, status = solve(rhs[:rows], rhs[rows:])
+        # On both parts: a gradient in b alone reads only r, one in A alone may read only x.
+        return _report_failure(jnp.concatenate([r, x]), status, adjoint.throw)
 
     # One concatenated unknown: the transposition of custom_linear_solve wants every part of its
     # right-hand side to be a tangent.
     solution = jax.lax.custom_linear_solve(
-        lambda z: join(matvec(z[:rows], z[rows:])),
-        join((f, g)),
-        lambda _, rhs: join(solve(rhs[:rows], rhs[rows:])),
+        lambda z: jnp.concatenate(matvec(z[:rows], z[rows:])),
+        jnp.concatenate([f, g]),
+        reported,
         symmetric=True,
     )
     return solution[:rows], solution[rows:]

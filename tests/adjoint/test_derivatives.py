@@ -212,3 +212,19 @@ def test_a_failed_adjoint_is_reported_and_never_silent(rng):
 
     with pytest.warns(DerivativeWarning, match="its own solve missed the tolerance"):
         failing_gradient()
+
+
+@pytest.mark.parametrize("damp", [0.0, 1e-4])
+@pytest.mark.parametrize("argument", ["A", "b"])
+def test_a_failed_adjoint_raises_whatever_is_differentiated(rng, argument, damp):
+    A = jnp.diag(jnp.logspace(0, -3, 30))
+    easy = jnp.zeros(30).at[0].set(1.0)
+    solver = LSMR(max_steps=3)
+
+    def loss(A, b):
+        return lstsq(A, b, damp=damp, solver=solver).value.sum()
+
+    gradient = jax.grad(loss, 0 if argument == "A" else 1)
+    for fn in (gradient, jax.jit(gradient)):
+        with pytest.raises(Exception, match="a derivative of lstsq is not accurate"):
+            jax.block_until_ready(fn(A, easy))

@@ -365,6 +365,7 @@ EYE, ONES = torch.eye(3), torch.ones(3)
     ("A", "b", "options", "error", "match"),
     [
         (np.eye(3), ONES, {}, TypeError, "A must be a torch tensor or a gplsq operator; got ndarr"),
+        (None, ONES, {}, TypeError, "A must be a torch tensor or a gplsq operator; got None"),
         (EYE, [1.0], {}, TypeError, r"b must be a torch tensor; got \[1.0\]"),
         (EYE.int(), ONES, {}, TypeError, "A must be float32 or float64; got Tensor of dtype"),
         (EYE, ONES.half(), {}, TypeError, "b must be float32 or float64"),
