@@ -45,6 +45,11 @@ def column_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
     return divisor * jnp.sqrt(jnp.sum((a / divisor) ** 2, axis=0))
 
 
+def plain_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
+    """Euclidean norms of columns that are scaled already: entries above 1e19 overflow in float32."""
+    return jnp.sqrt(jnp.sum(a * a, axis=0))
+
+
 def safe_divide(a: Array, b: Array) -> Array:
     """`a / b`, and 0 where `b` is 0."""
     zero = b == 0

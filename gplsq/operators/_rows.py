@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from gplsq._core import describe, matmul, tile_rows
 from gplsq.operators._base import AbstractEuclideanOperator
+from gplsq.operators._program import Program, trace
 
 
 class Rows(AbstractEuclideanOperator):
@@ -24,15 +25,15 @@ class Rows(AbstractEuclideanOperator):
     fn
         Maps a block of `data` with t rows to the rows of A that belong to it, shape (t, n), real
         floating-point. Row i of the result may depend on row i of the block only. Arrays it closes
-        over may be traced and differentiated; so are the arrays of a callable pytree
-        (`eqx.Module`, `jax.tree_util.Partial`).
+        over, or holds as a callable pytree (`eqx.Module`, `jax.tree_util.Partial`), may be traced
+        and differentiated.
     data
         An array, or a pytree of arrays, with a common leading axis of length m.
     num_columns
         n. Found by tracing `fn` on one row if `None`.
     block
-        Rows of a block at most; all blocks have the same height, the last one is filled up. By
-        default a block holds about a million numbers.
+        Rows of a block at most; all blocks have the same height, the last one is filled up. The
+        default is 32 to 1024 rows, about a million numbers where that leaves a choice.
 
     Raises
     ------
@@ -50,9 +51,9 @@ class Rows(AbstractEuclideanOperator):
     A derivative generates every block again instead of keeping it, so its memory does not grow with
     m n either; gradients with respect to `data` and to what is inside `fn` cost a few products.
 
-    A second operator with the same shapes compiles nothing anew if `fn` is the same function
-    without closed-over variables, or a callable pytree of the same structure. A closure, a new
-    function at every construction, is compiled for every operator.
+    `fn` is called only to trace it. A fresh operator of the same operations on the same shapes
+    compiles nothing anew, whatever arrays `fn` closes over. (Python numbers are part of the
+    program, and so are arrays that a function jitted inside `fn` closes over.)
 
     Examples
     --------
@@ -66,7 +67,7 @@ class Rows(AbstractEuclideanOperator):
     7.0
     """
 
-    fn: Callable
+    fn: Program
     data: PyTree[Array]
     size: tuple[int, int] = eqx.field(static=True)
     number_type: Any = eqx.field(static=True)
@@ -92,9 +93,7 @@ class Rows(AbstractEuclideanOperator):
         most = tile_rows(m, n) if block is None else _positive_integer("block", block)
         self.height = -(-m // -(-m // most))  # as high as the others: less to fill up
         struct = _block_struct(self.data, self.height)
-        # A pytree carries its arrays itself; a function may hide traced ones.
-        is_function = jax.tree_util.all_leaves([fn])
-        self.fn = eqx.filter_closure_convert(fn, struct) if is_function else fn
+        self.fn = trace(lambda rows: fn(rows), struct)
         self.number_type = _checked_result(self.fn, struct, self.height, n).dtype
         self.size = (m, n)
 

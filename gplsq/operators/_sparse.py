@@ -47,10 +47,10 @@ class Sparse(AbstractEuclideanOperator):
 
     Notes
     -----
-    A product gathers the entries of its argument, multiplies, and adds up with a scatter, in both
-    directions: nothing is padded, and nothing is stored twice. Cost of a product with k columns:
-    2 k nnz flops. Memory: 3 nnz numbers kept, a temporary of nnz k numbers (bounded: wide blocks
-    are split).
+    Coordinate format (Saad 2003, "Iterative Methods for Sparse Linear Systems", section 3.4): a
+    product gathers the entries of its argument, multiplies, and adds up with a scatter, in both
+    directions. Nothing is padded or stored twice. Cost of a product with k columns: 2 k nnz flops.
+    Memory: 3 nnz numbers kept, a temporary of nnz k numbers (bounded: wide blocks are split).
 
     Differentiable in `data` (and so in the data of a BCOO or BCSR it is made from) and in the
     vectors, forward and reverse, at the cost of such products.

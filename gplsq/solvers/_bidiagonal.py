@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import column_norm, safe_divide
+from gplsq._core import column_norm, plain_norm, safe_divide
 from gplsq.operators import AbstractEuclideanOperator, AbstractLinearOperator, Transposed
 
 
@@ -30,14 +30,14 @@ class Bidiagonal(eqx.Module):
 def start_bidiagonal(
     operator: AbstractLinearOperator, b: Float[Array, "m k"], with_dual: bool
 ) -> tuple[Bidiagonal, Float[Array, " k"]]:
-    """The first pair and beta_1 = |b|."""
+    """The first pair and beta_1 = |b|. The entries of b are of order 1."""
     if not isinstance(operator, AbstractEuclideanOperator):
         v_raw, beta = operator.adjoint(b)
         u = safe_divide(b, beta)
         v, Av, alpha = _normalised_image(operator, safe_divide(v_raw, beta))
         return Bidiagonal(u, v, alpha, Av, None, jnp.ones_like(beta)), beta
-    beta = column_norm(b)
-    u = safe_divide(b, beta)
+    beta, inverse = _norm(b)
+    u = b * inverse
     back = operator.rmv(u)
     length = column_norm(back)
     unit = jnp.where((length > 0) & jnp.isfinite(length), length, 1)
@@ -83,7 +83,7 @@ def next_pair(
 
 def _norm(a: Float[Array, "n k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     """Norms and their inverses (0 for 0). In the unit of the operator squares are safe."""
-    length = jnp.sqrt(jnp.sum(a * a, axis=0))
+    length = plain_norm(a)
     return length, safe_divide(jnp.ones_like(length), length)
 
 

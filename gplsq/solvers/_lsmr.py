@@ -212,7 +212,7 @@ class LSMR(AbstractLeastSquares):
         )
         if linear is None:
             status = judge_step(system, tols, norm_b, start, status)
-        status = jnp.where(jnp.all(b == 0, axis=0), STATUS.EXACT, status).astype(jnp.int32)
+        status = jnp.where(start.residual == 0, STATUS.EXACT, status).astype(jnp.int32)
         progress = Progress(jnp.full(b.shape[1:], jnp.inf, dtype), running)
         _, steps, status, state, _ = jax.lax.while_loop(
             keep_going, body, (zero, running, status, start, progress)
@@ -237,7 +237,7 @@ class LSMR(AbstractLeastSquares):
             num_steps=steps,
             residual_norm=residual * scale,
             normal_residual_norm=normal * unit * scale,
-            rhs_norm=column_norm(b) * scale,
+            rhs_norm=start.residual * scale,
             norm_estimate=norm_A,
             condition_estimate=condition,
             rank_estimate=jnp.minimum(steps, min(operator.shape)),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gplsq._core import STATUS, column_norm, default_rtol, safe_divide
+from gplsq._core import STATUS, column_norm, default_rtol, plain_norm, safe_divide
 from gplsq.operators import AbstractEuclideanOperator
 from gplsq.solvers._lsmr_step import LSMRState
 from gplsq.solvers._systems import System
@@ -115,9 +115,9 @@ def verify_rectangular(
     damp = system.damp / unit
     eps = float(jnp.finfo(b.dtype).eps)
     misfit, back = operator.sweep(x / unit, b)
-    norm_r, norm_x = column_norm(misfit), column_norm(x)
-    normal = column_norm(back / unit + damp**2 * x)
-    damped_r = column_norm(jnp.stack([norm_r, damp * norm_x]))
+    norm_r, norm_x = plain_norm(misfit), plain_norm(x)
+    normal = plain_norm(back / unit + damp**2 * x)
+    damped_r = jnp.sqrt(norm_r**2 + (damp * norm_x) ** 2)
     norm_A = norm_estimate(state)
     size = norm_A * norm_x + norm_b
     # Rounding in b - A x alone leaves a residual of eps (|A| |x| + |b|); a few of these must be

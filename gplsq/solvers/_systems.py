@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import column_norm
+from gplsq._core import column_norm, plain_norm
 from gplsq.operators import (
     AbstractEuclideanOperator,
     AbstractLinearOperator,
@@ -151,7 +151,7 @@ def rectangular_system(
     if damp is None:
         return _precondition(operator, zero, f, prepared, None)
     if x0 is None and prepared is None:
-        return System(operator, damp, f, column_norm, _same)
+        return System(operator, damp, f, plain_norm, _same)
     stacked = damped_operator(operator, damp)
     rhs = jnp.concatenate([f, jnp.zeros((operator.shape[1], f.shape[1]), f.dtype)])
     if x0 is not None:
@@ -170,9 +170,9 @@ def _precondition(operator, damp, rhs, prepared, x0) -> System:
         return x if x0 is None else x0 + x
 
     if prepared is None:
-        return System(operator, damp, rhs, column_norm, shift)
+        return System(operator, damp, rhs, plain_norm, shift)
     return System(
-        Composed(operator, prepared), damp, rhs, column_norm, lambda z: shift(prepared.mv(z))
+        Composed(operator, prepared), damp, rhs, plain_norm, lambda z: shift(prepared.mv(z))
     )
 
 
@@ -207,9 +207,9 @@ def adjoint_system(
 
     zero = jnp.zeros((), g.dtype)
     if prepared is None:
-        return System(Transposed(stacked), zero, g, column_norm, _same, reference=reference), finish
+        return System(Transposed(stacked), zero, g, plain_norm, _same, reference=reference), finish
     inner = Transposed(Composed(stacked, prepared))
-    return System(inner, zero, prepared.rmv(g), column_norm, _same), finish
+    return System(inner, zero, prepared.rmv(g), plain_norm, _same), finish
 
 
 def _same(x: Array) -> Array:

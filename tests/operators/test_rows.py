@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from gplsq import operators
+from gplsq import lstsq, operators
+from gplsq.solvers import LSMR
 from gplsq.testing import central_difference, count_compilations, peak_memory_bytes, tolerance
 
 
@@ -222,30 +223,41 @@ def test_every_form_of_function_is_differentiated(form, rng, dtype):
     _close(got, expected, dtype, condition=1000)
 
 
-@eqx.filter_jit
+@jax.jit
 def _products(operator, v, u):
     return operator.mv(v), operator.rmv(u), operator.sweep(v, u)
 
 
-def _double(x):
-    return 2 * x
-
-
-def test_a_second_operator_compiles_nothing_for_pytrees_and_functions_without_closure(rng):
-    def make(kind):
+@pytest.mark.parametrize("form", ["closure", "module", "partial"])
+def test_a_fresh_operator_of_the_same_operations_compiles_nothing(form, rng):
+    def make():
+        weights = jnp.asarray(rng.standard_normal((2, 3)), jnp.float32)
         x = rng.standard_normal((7, 2)).astype(np.float32)
-        if kind == "function":
-            return operators.Rows(_double, x, block=3)
-        return operators.Rows(
-            FORMS[kind](rng.standard_normal((2, 2)).astype(np.float32)), x, block=3
-        )
+        return operators.Rows(FORMS[form](weights), x, block=3), np.cos(x @ weights) + 2
 
-    v, u = np.ones(2, np.float32), np.ones(7, np.float32)
-    for kind in ("function", "module", "partial"):
-        _products(make(kind), v, u)
-        with count_compilations() as names:
-            _products(make(kind), v, u)
-        assert names == []
+    v, u = np.ones(3, np.float32), np.ones(7, np.float32)
+    _products(make()[0], v, u)
+    other, dense = make()
+    with count_compilations() as names:
+        product = _products(other, v, u)[0]
+    assert names == []
+    _close(product, dense @ v, np.float32)
+
+
+def test_a_solve_and_its_derivative_are_those_of_the_dense_matrix(rng, x64):
+    weights, x, b = (jnp.asarray(rng.standard_normal(s)) for s in ((2, 3), (7, 2), (7,)))
+
+    def value(weights, make):
+        solution = lstsq(make(weights), b, damp=0.3, solver=LSMR(rtol=1e-12))
+        return jnp.sum(jnp.sin(solution.value))
+
+    def by_blocks(weights):
+        return operators.Rows(lambda x: _features(weights, x), x, block=3)
+
+    got = jax.value_and_grad(value)(weights, by_blocks)
+    expected = jax.value_and_grad(value)(weights, lambda weights: _features(weights, x))
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
 
 
 def test_the_number_of_columns_may_be_given_and_then_nothing_is_tried_on_one_row():
@@ -298,7 +310,7 @@ def test_arguments_of_the_wrong_kind_are_refused():
     for name in ("num_columns", "block"):
         for value in (2.0, True, "2"):
             with pytest.raises(TypeError, match=f"{name} must be an integer"):
-                operators.Rows(_double, x, **{name: value})
+                operators.Rows(lambda x: 2 * x, x, **{name: value})
         for value in (0, -1):
             with pytest.raises(ValueError, match=f"{name} must be positive"):
-                operators.Rows(_double, x, **{name: value})
+                operators.Rows(lambda x: 2 * x, x, **{name: value})

@@ -9,8 +9,9 @@ import scipy.sparse
 from jax.experimental import sparse
 from jax.flatten_util import ravel_pytree
 
-from gplsq import operators
+from gplsq import lstsq, operators
 from gplsq.operators import _sparse as module
+from gplsq.solvers import LSMR
 from gplsq.testing import central_difference, count_compilations, peak_memory_bytes, tolerance
 
 
@@ -202,6 +203,27 @@ def test_the_numbers_of_the_operator_are_a_leaf_to_differentiate(rng, dtype):
     _close(gradient.data, u[operator.rows] * v[operator.columns], dtype)
     assert gradient.rows is None
     assert gradient.columns is None
+
+
+def test_a_solve_and_its_derivative_are_those_of_the_dense_matrix(rng, x64):
+    dense = _dense(rng, np.float64)[:, [0, 1, 2, 4]]
+    places, b = np.argwhere(dense), jnp.asarray(rng.standard_normal(9))
+
+    def value(numbers, make):
+        solution = lstsq(make(numbers), b, damp=0.3, solver=LSMR(rtol=1e-12))
+        return jnp.sum(jnp.sin(solution.value))
+
+    def by_operator(numbers):
+        return operators.Sparse(sparse.BCOO((numbers, places), shape=dense.shape))
+
+    def by_matrix(numbers):
+        return jnp.zeros(dense.shape).at[tuple(places.T)].add(numbers)
+
+    numbers = jnp.asarray(dense[tuple(places.T)])
+    got = jax.value_and_grad(value)(numbers, by_operator)
+    expected = jax.value_and_grad(value)(numbers, by_matrix)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
 
 
 def test_a_second_operator_of_the_same_shapes_compiles_nothing(rng):
