@@ -160,6 +160,11 @@ def _undamped_tangent(operator, t_operator, t_b, x, dual, b, adjoint):
     f, g = _right_hand_sides(operator, None, t_operator, None, t_b, x, b)
     if not jax.tree.leaves(t_operator):
         return _undamped_pair(operator, f, g, adjoint)[1]
+    if dual is None:  # a preconditioned solve does not find it on its way
+        dual, _, status, _ = adjoint.solver.run_adjoint(
+            adjoint.prepared, adjoint.operator, None, stop_gradient(x), None
+        )
+        dual = _report_failure(dual, status, adjoint.throw)
     q = _dual_vector(operator, x, dual, adjoint)
     shift = g + _moved(lambda moved: moved.rmv(q), operator, t_operator)
     return shift + _undamped_pair(operator, f - operator.mv(shift), g, adjoint)[1]

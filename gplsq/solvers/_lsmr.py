@@ -97,6 +97,9 @@ class LSMR(AbstractLeastSquares):
         self.max_steps = None if max_steps is None else jnp.asarray(max_steps, jnp.int32)
 
     def prepare(self, operator, damp, preconditioner):
+        euclidean = not isinstance(operator, KernelOperator)
+        if preconditioner is not None and euclidean and damp is None:
+            _check_tall(operator)
         if isinstance(preconditioner, AbstractPreconditioner):
             return preconditioner.build(operator, damp)
         return preconditioner
@@ -245,6 +248,18 @@ class LSMR(AbstractLeastSquares):
             tolerance=jnp.broadcast_to(tols.rtol, measure.shape),
         )
         return system.recover(x / unit * scale), dual, status, stats
+
+
+def _check_tall(operator) -> None:
+    """x = R^-1 z of minimum norm |z| is not of minimum norm |x|, unless the solution is unique."""
+    rows, columns = operator.shape
+    if rows < columns:
+        msg = (
+            "a right preconditioner of an undamped system needs at least as many rows as columns, "
+            f"because it would change which of many solutions is found; got shape "
+            f"({rows}, {columns}). Add damping, or leave the preconditioner out."
+        )
+        raise ValueError(msg)
 
 
 def _setting(name: str, value: Any, minimum: float) -> Array | None:

@@ -156,3 +156,30 @@ def test_randomly_pivoted_cholesky_is_for_kernels_with_noise(rng):
 def test_an_integer_problem_is_solved_in_the_default_float(rng):
     value = lstsq(np.eye(2, dtype=int) * 2, np.array([2, 4])).value
     np.testing.assert_allclose(value, [1, 2], rtol=1e-5)
+
+
+def test_a_right_preconditioner_of_a_wide_undamped_system_is_refused(rng, dtype):
+    A = rng.standard_normal((3, 5)).astype(dtype)
+    b, inverse = np.ones(3, dtype), Dense(np.eye(5, dtype=dtype))
+    with pytest.raises(ValueError, match="at least as many rows as columns"):
+        lstsq(A, b, preconditioner=inverse)
+    damped = lstsq(A, b, damp=0.5, preconditioner=inverse).value
+    np.testing.assert_allclose(damped, lstsq(A, b, damp=0.5).value, atol=tolerance(dtype, 1e3))
+
+
+@pytest.mark.parametrize("rank", [6, 3])
+def test_derivatives_pass_through_a_right_preconditioner_unchanged(rng, x64, rank):
+    """Also at lower rank, where R^-1 maps onto the row space."""
+    A = rng.standard_normal((30, rank)) @ rng.standard_normal((rank, 6))
+    b = rng.standard_normal(30)
+    _, s, Vt = np.linalg.svd(A, full_matrices=False)
+    inverse = Dense(1.3 * Vt.T * np.where(s > 1e-10, 1 / np.where(s > 1e-10, s, 1), 0))
+
+    def loss(matrix, rhs, preconditioner):
+        value = lstsq(matrix, rhs, preconditioner=preconditioner, solver=LSMR(rtol=1e-12)).value
+        return jnp.sum(jnp.sin(value))
+
+    for argument in (0, 1):
+        plain = jax.grad(loss, argument)(jnp.asarray(A), jnp.asarray(b), None)
+        fast = jax.grad(loss, argument)(jnp.asarray(A), jnp.asarray(b), inverse)
+        np.testing.assert_allclose(fast, plain, rtol=0, atol=1e-9 * np.abs(plain).max())
