@@ -46,7 +46,7 @@ def column_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
 
 
 def plain_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
-    """Euclidean norms of columns that are scaled already: entries above 1e19 overflow in float32."""
+    """Euclidean norms of columns whose squares neither over- nor underflow."""
     return jnp.sqrt(jnp.sum(a * a, axis=0))
 
 
