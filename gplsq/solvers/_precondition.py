@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gplsq._core import matmul
+from gplsq.operators import AbstractEuclideanOperator
 from gplsq.operators import Kernel as KernelOperator
 
 
@@ -18,6 +19,16 @@ class AbstractPreconditioner(eqx.Module):
     @abc.abstractmethod
     def build(self, operator: Any, damp: Array | None) -> Any:
         """The preconditioner itself, a pytree."""
+
+
+def check_euclidean(name: str, operator: Any) -> None:
+    """Refuse kernel operators, whose unknown is a function."""
+    if not isinstance(operator, AbstractEuclideanOperator):
+        msg = (
+            f"{name} is for operators between Euclidean spaces; got {type(operator).__name__}. "
+            "Pass RandomlyPivotedCholesky for a kernel."
+        )
+        raise TypeError(msg)
 
 
 class LowRankPlusDiagonal(eqx.Module):
