@@ -9,6 +9,8 @@ from gplsq.operators._algebra import Sum as Sum
 from gplsq.operators._algebra import Transposed as Transposed
 from gplsq.operators._base import AbstractEuclideanOperator as AbstractEuclideanOperator
 from gplsq.operators._base import AbstractLinearOperator as AbstractLinearOperator
+from gplsq.operators._check import AdjointReport as AdjointReport
+from gplsq.operators._check import check_adjoint as check_adjoint
 from gplsq.operators._dense import Dense as Dense
 from gplsq.operators._function import Function as Function
 from gplsq.operators._kernel import Kernel as Kernel

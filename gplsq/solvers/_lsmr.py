@@ -243,7 +243,7 @@ class LSMR(AbstractLeastSquares):
             rhs_norm=start.residual * scale,
             norm_estimate=norm_A,
             condition_estimate=condition,
-            rank_estimate=jnp.minimum(steps, min(operator.shape)),
+            rank_estimate=jnp.full_like(steps, -1),
             error_measure=measure,
             tolerance=jnp.broadcast_to(tols.rtol, measure.shape),
         )

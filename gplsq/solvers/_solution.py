@@ -24,7 +24,7 @@ class Stats(eqx.Module):
     rhs_norm: Float[Array, " k"]  # |b|
     norm_estimate: Float[Array, " k"]  # of [A; damp I], from below
     condition_estimate: Float[Array, " k"]  # of [A; damp I], from below
-    # numerical rank by `Direct`; of `LSMR` the dimension of the Krylov space, a lower bound
+    # numerical rank by `Direct`; -1 from `LSMR`, which does not see it: use `estimate_rank`
     rank_estimate: Int[Array, " k"]
     error_measure: Float[Array, " k"]  # the number that was compared with the tolerance
     tolerance: Float[Array, " k"]

@@ -276,7 +276,7 @@ def _judge(system: System, scale: Array, state: LSMRState, steps: Array) -> tupl
         rhs_norm=norm_b * scale,
         norm_estimate=norm_estimate(state) * unit,
         condition_estimate=condition_estimate(state),
-        rank_estimate=jnp.minimum(steps, min(system.operator.shape)),
+        rank_estimate=jnp.full_like(steps, -1),
         error_measure=measure,
         tolerance=jnp.broadcast_to(tols.rtol, measure.shape),
     )

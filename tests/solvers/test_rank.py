@@ -36,8 +36,8 @@ def test_it_needs_no_matrix(rng, dtype):
     np.testing.assert_allclose(estimate_rank(operator).value, 20, rtol=1e-3)
 
 
-def test_the_solution_of_direct_carries_the_rank_and_lsmr_a_lower_bound(rng, x64):
+def test_the_solution_of_direct_carries_the_rank_and_lsmr_says_it_does_not_know(rng, x64):
     A = matrix_with_spectrum(rng, 30, 20, np.geomspace(1, 0.1, 7))
     b = rng.standard_normal(30)
     assert int(lstsq(A, b, solver=Direct()).stats.rank_estimate) == 7
-    assert int(lstsq(A, b, solver=LSMR(rtol=1e-6)).stats.rank_estimate) <= 7
+    assert int(lstsq(A, b, solver=LSMR(rtol=1e-6)).stats.rank_estimate) == -1
