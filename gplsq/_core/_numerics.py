@@ -46,8 +46,11 @@ def column_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
 
 
 def plain_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
-    """Euclidean norms of columns whose squares neither over- nor underflow."""
-    return jnp.sqrt(jnp.sum(a * a, axis=0))
+    """Euclidean norms of columns whose squares neither over- nor underflow.
+
+    The derivative at 0 is taken as 0, so that an unrolled solve that has converged stays finite.
+    """
+    return safe_sqrt(jnp.sum(a * a, axis=0))
 
 
 def safe_divide(a: Array, b: Array) -> Array:
@@ -61,7 +64,7 @@ def safe_sqrt(x: Array) -> Array:
 
     Right wherever the root enters through an even function, as distances do.
     """
-    zero = x <= 0
+    zero = x <= 0  # NaN is not, and stays NaN
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 

@@ -35,6 +35,12 @@ def as_operator(A: Any, like: Any, x0: Any) -> AbstractLinearOperator:
             )
             raise TypeError(msg)
         return _not_empty(Function(A, example))
+    if not eqx.is_array_like(A):
+        msg = (
+            f"A must be a real matrix, a sparse matrix, an operator or a linear function; got "
+            f"{describe(A)}. Pass one of these."
+        )
+        raise TypeError(msg)
     return _not_empty(Dense(A))
 
 
@@ -45,6 +51,12 @@ def _not_empty(operator: AbstractLinearOperator) -> AbstractLinearOperator:
             "Leave empty systems out."
         )
         raise ValueError(msg)
+    if operator.dtype not in (jnp.float32, jnp.float64):
+        msg = (
+            f"A must be float32 or float64; got {operator.dtype}, too coarse for a Krylov method "
+            "or a factorisation. Cast A and b to float32."
+        )
+        raise TypeError(msg)
     return operator
 
 
@@ -69,6 +81,9 @@ def as_columns(operator: AbstractLinearOperator, b: Any) -> tuple[Array, bool, C
         msg = f"b must be an array of shape (m,) or (m, k); got {describe(b)}."
         raise TypeError(msg)
     array = jnp.asarray(b)
+    if array.ndim == 2 and array.shape[1] == 0:
+        msg = "b must have at least one column; got none. Leave empty problems out."
+        raise ValueError(msg)
     if array.ndim not in (1, 2) or array.shape[0] != operator.shape[0]:
         msg = (
             f"b must have shape ({operator.shape[0]},) or ({operator.shape[0]}, k), one row for "
@@ -107,6 +122,9 @@ def as_damp(damp: Any, operator: AbstractLinearOperator) -> Array | None:
         return None if number == 0 else jnp.asarray(number, operator.dtype)
     if isinstance(operator, Function) and not eqx.is_array_like(damp):
         damp = _raveled("damp", damp, operator)
+    if eqx.is_array_like(damp) and jnp.iscomplexobj(damp):
+        msg = f"damp must be real; got {describe(damp)}. Pass its absolute value."
+        raise TypeError(msg)
     size = operator.shape[1]
     if not eqx.is_array_like(damp) or jnp.shape(damp) not in ((), (size,)):
         msg = (
@@ -114,9 +132,6 @@ def as_damp(damp: Any, operator: AbstractLinearOperator) -> Array | None:
             f"for each unknown; got {describe(damp)}. Pass one of these."
         )
         raise ValueError(msg)
-    if jnp.iscomplexobj(damp):
-        msg = f"damp must be real; got {describe(damp)}. Pass its absolute value."
-        raise TypeError(msg)
     if jnp.ndim(damp) == 1 and isinstance(operator, KernelOperator):
         msg = (
             f"damp must be a scalar for a kernel operator, whose unknown is a function; got "
@@ -142,6 +157,12 @@ def as_start(name: str, operator: AbstractLinearOperator, x0: Any, columns: int)
         eqx.is_array_like(x0) and jnp.shape(x0)[:1] == operator.shape[1:]
     ):
         x0 = _raveled(name, x0, operator)
+    if not eqx.is_array_like(x0):
+        msg = f"{name} must be an array shaped like the solution; got {describe(x0)}. Pass one."
+        raise TypeError(msg)
+    if jnp.iscomplexobj(x0):
+        msg = f"{name} must be real; got {describe(x0)}. Pass its real part."
+        raise TypeError(msg)
     start = jnp.asarray(x0, operator.dtype)
     start = start[:, None] if start.ndim == 1 else start
     if start.shape != (operator.shape[1], columns):

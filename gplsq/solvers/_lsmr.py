@@ -164,7 +164,11 @@ class LSMR(AbstractLeastSquares):
         zeros = jnp.zeros(columns, f.dtype)
         no_steps = jnp.zeros(columns, jnp.int32)
         blank = Stats(no_steps, zeros, zeros, zeros, zeros, zeros, no_steps, zeros, zeros)
-        start = jnp.zeros_like(f) if x0 is None else x0
+        start = jnp.zeros_like(f)
+        if x0 is not None:
+            left = kernel_system(operator, damp, None, f, x0).rhs
+            # A guess that does not help is not taken.
+            start = jnp.where(column_norm(left) < column_norm(f), x0, 0)
         carry = (jnp.zeros((), jnp.int32), start, no_steps, blank)
         _, x, status, stats = jax.lax.while_loop(unfinished, attempt, carry)
         rhs_norm = column_norm(f)

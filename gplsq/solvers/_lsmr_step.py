@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import safe_divide
+from gplsq._core import safe_divide, safe_sqrt
 from gplsq.operators import AbstractEuclideanOperator, AbstractLinearOperator
 from gplsq.solvers._bidiagonal import Bidiagonal, next_pair, start_bidiagonal
 
@@ -171,10 +171,10 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
     tau_tilde_old = safe_divide(s.zeta - s.theta_tilde * s.tau_tilde_old, rho_tilde_old)
     tau_d = safe_divide(zeta - theta_tilde * tau_tilde_old, rho_d_old)
     squared_d = s.squared_d + beta_check**2
-    residual = jnp.sqrt(squared_d + (beta_d - tau_d) ** 2 + beta_dd**2)
+    residual = safe_sqrt(squared_d + (beta_d - tau_d) ** 2 + beta_dd**2)
 
     # A column of the bidiagonal matrix is no longer than |A|.
-    column = jnp.sqrt(s.pair.alpha**2 + beta**2 + (damp / pair.unit) ** 2)
+    column = safe_sqrt(s.pair.alpha**2 + beta**2 + (damp / pair.unit) ** 2)
     return LSMRState(
         pair=pair,
         x=s.x.step(pair.v, *lengths),
@@ -210,7 +210,7 @@ def _givens(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
     Arguments are in the unit of the operator, so that their squares need no scaling.
     """
-    r = jnp.sqrt(a * a + b * b)
+    r = safe_sqrt(a * a + b * b)
     zero = r == 0
     inverse = 1 / jnp.where(zero, 1, r)
     return jnp.where(zero, 1, a * inverse), b * inverse, r
