@@ -45,7 +45,8 @@ def variance_by_solves(
 
     def tile(z: Array, _: Array) -> Array:
         k = kernel.cross(X, z)
-        a, _, status, _ = solver.run(prepared, operator, damp, k, None)
+        outcome = solver.run(prepared, operator, damp, k, None)
+        a, status = outcome[0], outcome[2]
         Sa = operator.mv(a) + noise_variance * a
         value = kernel.diagonal(z) - 2 * jnp.sum(a * k, axis=0) + jnp.sum(a * Sa, axis=0)
         return jnp.stack([value, status.astype(value.dtype)], axis=1)
