@@ -42,7 +42,7 @@ def column_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
     """
     scale = jnp.max(jnp.abs(a), axis=0, initial=0.0)
     divisor = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
-    return divisor * jnp.sqrt(jnp.sum((a / divisor) ** 2, axis=0))
+    return divisor * safe_sqrt(jnp.sum((a / divisor) ** 2, axis=0))
 
 
 def plain_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
