@@ -30,9 +30,9 @@ types: $(STAMP)
 
 test: $(STAMP) lint types
 	@echo "== Tests, x64 on"
-	@GPLSQ_X64=1 $(BIN)/python -m pytest -q -n 2
+	@GPLSQ_X64=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 	@echo "== Tests, x64 off"
-	@GPLSQ_X64=0 $(BIN)/python -m pytest -q -n 2
+	@GPLSQ_X64=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 docs: $(STAMP)
 	@echo "== Examples in docstrings and documents"

@@ -1,6 +1,8 @@
 """Shared set-up: the x64 mode of a run, seeded randomness, and dtypes worth testing."""
 
+import gc
 import os
+import pathlib
 
 # Tests compile a thousand small programs and run each once: compile them with little optimisation.
 # Set before JAX starts; a user's own flags win.
@@ -15,6 +17,20 @@ import pytest
 
 # The suite runs twice, with GPLSQ_X64=1 and GPLSQ_X64=0.
 jax.config.update("jax_enable_x64", os.environ.get("GPLSQ_X64", "1") == "1")
+
+
+# A compiled program keeps a few memory mappings, of which Linux allows a process 65,530; compiling
+# beyond that crashes the interpreter.
+_MAPS = pathlib.Path("/proc/self/maps")
+_MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_report_header() -> str:
