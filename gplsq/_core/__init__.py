@@ -2,11 +2,13 @@
 
 from gplsq._core._checks import check_choice as check_choice
 from gplsq._core._checks import check_finite_scalar as check_finite_scalar
+from gplsq._core._checks import check_real_array as check_real_array
 from gplsq._core._checks import describe as describe
 from gplsq._core._numerics import column_dot as column_dot
 from gplsq._core._numerics import column_norm as column_norm
 from gplsq._core._numerics import default_rtol as default_rtol
 from gplsq._core._numerics import is_traced as is_traced
+from gplsq._core._numerics import jittered_cholesky as jittered_cholesky
 from gplsq._core._numerics import matmul as matmul
 from gplsq._core._numerics import plain_norm as plain_norm
 from gplsq._core._numerics import safe_divide as safe_divide
@@ -19,6 +21,7 @@ from gplsq._core._parameters import constrain as constrain
 from gplsq._core._parameters import parameters_of as parameters_of
 from gplsq._core._parameters import positive as positive
 from gplsq._core._parameters import unconstrain as unconstrain
+from gplsq._core._points import as_points as as_points
 from gplsq._core._status import STATUS as STATUS
 from gplsq._core._status import status_message as status_message
 from gplsq._core._status import status_ok as status_ok

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -57,12 +58,16 @@ def check_finite_scalar(
     ValueError
         If it is not finite, or out of bounds.
     """
+    refused = isinstance(value, np.complexfloating)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         array = np.asarray(value) if hasattr(value, "shape") else None
         if array is None or array.ndim != 0 or array.dtype.kind not in "fiu":
-            msg = f"{name} must be a real number; got {describe(value)}. Pass a float."
-            raise TypeError(msg)
-        value = array.item()
+            refused = True
+        else:
+            value = array.item()
+    if refused:
+        msg = f"{name} must be a real number; got {describe(value)}. Pass a float."
+        raise TypeError(msg)
     number = float(value)
     if not math.isfinite(number):
         msg = f"{name} must be finite; got {number}. Pass a finite number."
@@ -72,3 +77,30 @@ def check_finite_scalar(
         msg = f"{name} must be {relation} {minimum}; got {number}. Pass a larger number."
         raise ValueError(msg)
     return number
+
+
+def check_real_array(name: str, value: Any) -> Any:
+    """Return `value` if it holds real numbers of a dtype that JAX has.
+
+    Raises
+    ------
+    TypeError
+        For text, dates, objects, complex numbers, extended precision and masked arrays.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        msg = f"{name} must not be a masked array; got {describe(value)}. Fill or drop its entries."
+        raise TypeError(msg)
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        dtype = np.asarray(value).dtype
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        msg = f"{name} must be real; got {describe(value)}. Stack real and imaginary parts."
+        raise TypeError(msg)
+    real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+    if not real or dtype.itemsize > 8:
+        msg = (
+            f"{name} must hold real numbers of at most 64 bits; got {describe(value)}. Convert "
+            "it, for example to float32."
+        )
+        raise TypeError(msg)
+    return value

@@ -17,7 +17,8 @@ from gplsq._core import (
     is_traced,
     status_ok,
 )
-from gplsq.gp._plan import choose_solver
+from gplsq.gp._inducing import InducingPosterior, check_inducing, condition_inducing
+from gplsq.gp._plan import choose_model, choose_solver
 from gplsq.gp._variance import (
     covariance_by_factor,
     covariance_by_solves,
@@ -165,7 +166,9 @@ def condition(
     solver: AbstractLeastSquares | str | None = None,
     rtol: float | None = None,
     form: str = "auto",
-) -> Posterior:
+    inducing: ArrayLike | int | None = None,
+    key: Array | None = None,
+) -> Posterior | InducingPosterior:
     """Condition a zero-mean Gaussian process on noisy values.
 
     Parameters
@@ -180,16 +183,25 @@ def condition(
         Variance of the observation noise, in squared units of y; positive.
     solver
         ``"auto"`` (or None) takes a dense Cholesky factor up to 5000 rows and function-space LSMR
-        with a randomly pivoted Cholesky preconditioner beyond. If the factor does not exist in the
-        dtype, ``"auto"`` goes on with LSMR, and `plan` says so.
+        with a randomly pivoted Cholesky preconditioner beyond, and inducing points beyond 50,000
+        rows, or 20,000 where the kernel matrix does not fit into memory. If the factor does not
+        exist in the dtype, ``"auto"`` goes on with LSMR, and `plan` says so. ``"direct"``,
+        ``"lsmr"``, ``"inducing"``, or a solver for the exact model.
     rtol
-        Relative residual asked of LSMR; 1e-2 in float32 and 1e-4 in float64 by default.
+        Relative residual asked of LSMR; 1e-2 in float32 and 1e-4 in float64 by default; 1e-3 in
+        float64 with inducing points.
     form
-        How LSMR multiplies by the kernel matrix, see `gplsq.operators.Kernel`.
+        How LSMR multiplies by the kernel matrix, see `gplsq.operators.Kernel`. Anything but
+        ``"auto"`` asks for the exact model.
+    inducing
+        Inducing points, shape (m, d), or how many to choose from X; used with inducing points only.
+        By default 2048, and 1024 from 200,000 rows on.
+    key
+        A JAX random key for the choice of inducing points and of rows; a fixed one by default.
 
     Returns
     -------
-    Posterior
+    Posterior or InducingPosterior
         Look at `.solution.ok` and `.solution.report()`.
 
     Raises
@@ -205,7 +217,7 @@ def condition(
     check_choice("form", form, ("auto", "dense", "tiled"))
     solver = "auto" if solver is None else solver
     if not isinstance(solver, AbstractLeastSquares):
-        check_choice("solver", solver, ("auto", "direct", "lsmr"))
+        check_choice("solver", solver, ("auto", "direct", "lsmr", "inducing"))
     noise = _noise(noise_variance)
     points = jnp.asarray(X)
     if not jnp.issubdtype(points.dtype, jnp.floating):
@@ -219,7 +231,11 @@ def condition(
         raise ValueError(msg)
     noise = noise.astype(points.dtype)
     kernel = cast(kernel, points.dtype)
-    plan = choose_solver(points.shape[0], points.dtype, solver, rtol)
+    num, centres = check_inducing(inducing, points)
+    plan = choose_model(points.shape[0], points.dtype, solver, rtol, form, num)
+    if plan.num_inducing is not None:
+        key = jax.random.key(0) if key is None else key
+        return condition_inducing(kernel, points, target, noise, plan, centres, key)
     direct = isinstance(plan.solver, Direct)
     operator = KernelOperator(kernel, points, "tiled" if direct else form)
     posterior = _solve(kernel, operator, target, noise, plan)

@@ -14,24 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gplsq._core import ArrayLike, cast, describe, positive
-
-
-def as_points(name: str, X: ArrayLike) -> Float[Array, "n d"]:
-    """Check that `X` is a table of points, shape (n, d), and give it a floating-point dtype."""
-    points = jnp.asarray(X)
-    if points.ndim != 2:
-        msg = (
-            f"{name} must be a table of points, shape (n, d); got {describe(points)}. "
-            "Reshape one input column with X[:, None], and one point with x[None, :]."
-        )
-        raise ValueError(msg)
-    if jnp.issubdtype(points.dtype, jnp.complexfloating):
-        msg = f"{name} must be real; got {describe(points)}. Stack real and imaginary parts."
-        raise TypeError(msg)
-    if not jnp.issubdtype(points.dtype, jnp.floating):
-        points = points.astype(float)
-    return points
+from gplsq._core import ArrayLike, as_points, cast, describe, positive
 
 
 class AbstractKernel(eqx.Module):

@@ -13,7 +13,10 @@ from gplsq.operators._check import AdjointReport as AdjointReport
 from gplsq.operators._check import check_adjoint as check_adjoint
 from gplsq.operators._dense import Dense as Dense
 from gplsq.operators._function import Function as Function
+from gplsq.operators._inducing import Inducing as Inducing
+from gplsq.operators._inducing import inducing_features as inducing_features
 from gplsq.operators._kernel import Kernel as Kernel
 from gplsq.operators._kernel import cross_product as cross_product
+from gplsq.operators._kernel import keep_budget as keep_budget
 from gplsq.operators._rows import Rows as Rows
 from gplsq.operators._sparse import Sparse as Sparse

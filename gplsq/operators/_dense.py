@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import ArrayLike, describe, matmul
+from gplsq._core import ArrayLike, check_real_array, describe, matmul
 from gplsq.operators._base import AbstractEuclideanOperator
 
 
@@ -18,7 +18,7 @@ class Dense(AbstractEuclideanOperator):
     Raises
     ------
     TypeError
-        If the matrix is complex.
+        If the entries are not real numbers: complex, text, objects, a masked array.
     ValueError
         If it is not two-dimensional.
     """
@@ -26,16 +26,13 @@ class Dense(AbstractEuclideanOperator):
     matrix: Float[Array, "m n"]
 
     def __init__(self, matrix: ArrayLike):
-        array = jnp.asarray(matrix)
+        array = jnp.asarray(check_real_array("A", matrix))
         if array.ndim != 2:
             msg = (
                 f"A must be a matrix, shape (m, n); got {describe(array)}. Pass a two-dimensional "
                 "array, or wrap a function with gplsq.operators.Function."
             )
             raise ValueError(msg)
-        if jnp.issubdtype(array.dtype, jnp.complexfloating):
-            msg = f"A must be real; got {describe(array)}. Stack real and imaginary parts."
-            raise TypeError(msg)
         self.matrix = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
     @property

@@ -6,11 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from gplsq._core import describe
+from gplsq._core import describe, is_traced
 from gplsq.operators._base import AbstractEuclideanOperator
+from gplsq.operators._linear import maps_zero_to_zero
 from gplsq.operators._program import Program, trace
 
 
@@ -30,15 +32,16 @@ class Function(AbstractEuclideanOperator):
     ------
     TypeError
         If an argument or result leaf is not real floating-point, or the dtypes are mixed; if JAX
-        cannot transpose fn.
+        cannot transpose fn; if fn adds a constant.
 
     Notes
     -----
     The operator acts on raveled vectors. `lstsq` ravels a pytree right-hand side and gives the
     solution back in the structure of `like`. The adjoint is `jax.linear_transpose` of `fn`: only
-    `fn` itself is ever called, and only once, to trace it. A fresh `Function` of the same
-    operations on the same shapes does not compile anew, whatever arrays it closes over. (Python
-    numbers are part of the program: pass what changes as an array.)
+    `fn` itself is ever called, and only once, to trace it. Where its operations do not show that
+    it maps zero to zero it is evaluated there, unless it closes over traced arrays. A fresh
+    `Function` of the same operations on the same shapes does not compile anew, whatever arrays it
+    closes over. (Python numbers are part of the program: pass what changes as an array.)
     """
 
     fn: Program
@@ -50,6 +53,9 @@ class Function(AbstractEuclideanOperator):
         self.domain = _hashable(struct)
         self.fn = trace(fn, struct)
         self.codomain = _hashable(jax.eval_shape(self.fn, struct))
+        if not self.codomain[0]:
+            msg = "fn must return an array or a pytree of arrays; got none. Return the product."
+            raise TypeError(msg)
         try:
             jax.eval_shape(jax.linear_transpose(self.fn, struct), _struct(self.codomain))
         except Exception as error:
@@ -64,6 +70,22 @@ class Function(AbstractEuclideanOperator):
             msg = (
                 "fn must map one real floating-point dtype to itself; got "
                 f"{sorted(str(dtype) for dtype in dtypes)}. Cast `like`, or the result of fn."
+            )
+            raise TypeError(msg)
+
+        if not maps_zero_to_zero(self.fn.jaxpr):
+            self._check_value_at_zero(struct)
+
+    def _check_value_at_zero(self, struct: PyTree) -> None:
+        """Refuse an affine function, where numbers can be looked at."""
+        if any(is_traced(array) for array in self.fn.captured):
+            return
+        out = eqx.filter_jit(self.fn)(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), struct))
+        leaves = jax.tree.leaves(out)
+        if not any(is_traced(leaf) for leaf in leaves) and any(np.any(leaf) for leaf in leaves):
+            msg = (
+                "fn must be linear; got one that does not map zero to zero. If it is affine, "
+                "v -> A v + c, pass its linear part, and b - c for b."
             )
             raise TypeError(msg)
 

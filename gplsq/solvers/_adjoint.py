@@ -150,6 +150,9 @@ def _damped_tangent(operator, damp, t_operator, t_damp, t_b, x, b, adjoint):
         _, w, status, _ = adjoint.solver.run_adjoint(
             adjoint.prepared, fixed, adjoint.damp, fixed.rmv(f) - g, adjoint.guess
         )
+        # [A; damp I] has full column rank: a cotangent that its adjoint does not reach means that
+        # damp is 0, or too small for this dtype, and then w is not what (1) asks for.
+        status = jnp.where(status == STATUS.CONVERGED_NORMAL, STATUS.STAGNATED, status)
         return f - fixed.mv(w), w, status
 
     f, g = _right_hand_sides(operator, damp, t_operator, t_damp, t_b, x, b)

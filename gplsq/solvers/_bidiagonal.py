@@ -22,13 +22,14 @@ class Bidiagonal(eqx.Module):
     v: Float[Array, "n k"]  # right vector, unit norm in the domain
     alpha: Float[Array, " k"]
     Av: Float[Array, "m k"] | None  # where it is made together with v
-    t: Float[Array, "m k"] | None  # v = A* t, where it is asked for
-    # |A* b| / |b|: dividing by it keeps squares of an operator scaled by 1e±30 inside float32.
+    t: Float[Array, "m k"] | None  # v = A* t, where it is asked for (undamped only)
+    # |A* b| / |b|, or the damping where that is larger: dividing by it keeps squares of an operator
+    # scaled by 1e±30 inside float32.
     unit: Float[Array, " k"]
 
 
 def start_bidiagonal(
-    operator: AbstractLinearOperator, b: Float[Array, "m k"], with_dual: bool
+    operator: AbstractLinearOperator, b: Float[Array, "m k"], damp: Array, with_dual: bool
 ) -> tuple[Bidiagonal, Float[Array, " k"]]:
     """The first pair and beta_1 = |b|. The entries of b are of order 1."""
     if not isinstance(operator, AbstractEuclideanOperator):
@@ -40,9 +41,10 @@ def start_bidiagonal(
     u = b * inverse
     back = operator.rmv(u)
     length = column_norm(back)
-    unit = jnp.where((length > 0) & jnp.isfinite(length), length, 1)
+    unit = jnp.maximum(length, jnp.abs(damp))
+    unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
     alpha = length / unit
-    v = back / unit
+    v = back / jnp.where((length > 0) & jnp.isfinite(length), length, 1)
     Av = operator.mv(v) / unit if isinstance(operator, Transposed) else None
     return Bidiagonal(u, v, alpha, Av, u if with_dual else None, unit), beta
 

@@ -1,7 +1,9 @@
 """The dense solver: the oracle of every test, and the choice for small problems."""
 
+import functools
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -90,7 +92,9 @@ def _by_cholesky(lower: Array, operator: KernelOperator, damp: Array | None, f: 
     x = jax.scipy.linalg.cho_solve((lower, True), f)
     sigma = jnp.zeros((), f.dtype) if damp is None else damp
     diagonal = jnp.diagonal(lower)
-    broken = ~jnp.all(jnp.isfinite(diagonal))
+    given = jax.tree.leaves(eqx.filter((operator, damp), eqx.is_inexact_array))
+    sound = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in given])
+    broken = sound & ~jnp.all(jnp.isfinite(diagonal))
     finite = jnp.all(jnp.isfinite(x), axis=0)
     status = jnp.where(finite, STATUS.EXACT, STATUS.NON_FINITE)
     status = jnp.where(broken, STATUS.BREAKDOWN, status).astype(jnp.int32)
@@ -165,5 +169,5 @@ def _outcome(factors, damp, x, rhs, residual, normal):
         error_measure=safe_divide(normal, largest * size),
         tolerance=eps * ones,
     )
-    finite = jnp.all(jnp.isfinite(x), axis=0)
+    finite = jnp.all(jnp.isfinite(x), axis=0) & jnp.isfinite(largest)
     return jnp.where(finite, STATUS.EXACT, STATUS.NON_FINITE).astype(jnp.int32), stats

@@ -11,9 +11,13 @@ from jax.experimental.sparse import JAXSparse
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from gplsq._core import check_finite_scalar, describe, is_traced
+from gplsq._core import check_finite_scalar, check_real_array, describe, is_traced
 from gplsq.operators import AbstractLinearOperator, Dense, Function, Sparse
 from gplsq.operators import Kernel as KernelOperator
+from gplsq.solvers._direct import CholeskyFactor, SingularFactors
+from gplsq.solvers._precondition import AbstractPreconditioner, LowRankPlusDiagonal
+
+PREPARED = CholeskyFactor | SingularFactors | LowRankPlusDiagonal
 
 
 def as_operator(A: Any, like: Any, x0: Any) -> AbstractLinearOperator:
@@ -35,6 +39,8 @@ def as_operator(A: Any, like: Any, x0: Any) -> AbstractLinearOperator:
             )
             raise TypeError(msg)
         return _not_empty(Function(A, example))
+    if isinstance(A, list | tuple):
+        A = _nested(A)
     if not eqx.is_array_like(A):
         msg = (
             f"A must be a real matrix, a sparse matrix, an operator or a linear function; got "
@@ -42,6 +48,15 @@ def as_operator(A: Any, like: Any, x0: Any) -> AbstractLinearOperator:
         )
         raise TypeError(msg)
     return _not_empty(Dense(A))
+
+
+def _nested(rows: Any) -> np.ndarray:
+    """A matrix given as a list of rows."""
+    try:
+        return np.asarray(rows)
+    except ValueError as error:
+        msg = "A must be a matrix; got a list of rows of different lengths. Pad or drop rows."
+        raise ValueError(msg) from error
 
 
 def _not_empty(operator: AbstractLinearOperator) -> AbstractLinearOperator:
@@ -78,9 +93,12 @@ def as_columns(operator: AbstractLinearOperator, b: Any) -> tuple[Array, bool, C
     else:
         restore = _same
     if not eqx.is_array_like(b):
-        msg = f"b must be an array of shape (m,) or (m, k); got {describe(b)}."
+        msg = (
+            f"b must be an array of shape (m,) or (m, k); got {describe(b)}. Make it an array, for "
+            "example by jnp.asarray."
+        )
         raise TypeError(msg)
-    array = jnp.asarray(b)
+    array = jnp.asarray(check_real_array("b", b))
     if array.ndim == 2 and array.shape[1] == 0:
         msg = "b must have at least one column; got none. Leave empty problems out."
         raise ValueError(msg)
@@ -100,7 +118,7 @@ def _same(x):
 
 def _checked(operator: AbstractLinearOperator, array: Array) -> Array:
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        msg = "b must be real; got complex numbers. Stack real and imaginary parts."
+        msg = f"b must be real; got {describe(array)}. Stack real and imaginary parts."
         raise TypeError(msg)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(operator.dtype)
@@ -119,12 +137,14 @@ def as_damp(damp: Any, operator: AbstractLinearOperator) -> Array | None:
         return None
     if isinstance(damp, int | float | np.number | np.ndarray) and np.ndim(damp) == 0:
         number = check_finite_scalar("damp", damp, minimum=0.0)
-        return None if number == 0 else jnp.asarray(number, operator.dtype)
+        return None if number == 0 else _cast_damp(number, operator)
     if isinstance(operator, Function) and not eqx.is_array_like(damp):
         damp = _raveled("damp", damp, operator)
-    if eqx.is_array_like(damp) and jnp.iscomplexobj(damp):
-        msg = f"damp must be real; got {describe(damp)}. Pass its absolute value."
-        raise TypeError(msg)
+    if eqx.is_array_like(damp):
+        check_real_array("damp", damp)
+        if jnp.asarray(damp).dtype == bool:
+            msg = f"damp must be numbers; got {describe(damp)}. Pass floats."
+            raise TypeError(msg)
     size = operator.shape[1]
     if not eqx.is_array_like(damp) or jnp.shape(damp) not in ((), (size,)):
         msg = (
@@ -144,9 +164,22 @@ def as_damp(damp: Any, operator: AbstractLinearOperator) -> Array | None:
             worst = numbers[~(np.isfinite(numbers) & (numbers >= 0))].flat[0]
             msg = f"damp must be finite and at least 0; got {worst}. Check the values."
             raise ValueError(msg)
-        if jnp.ndim(damp) == 0 and isinstance(damp, np.ndarray):
-            return None if numbers == 0 else jnp.asarray(damp, operator.dtype)
+        if numbers.ndim == 0 and numbers == 0:
+            return None
+        return _cast_damp(numbers, operator)
     return jnp.asarray(damp, operator.dtype)
+
+
+def _cast_damp(numbers: Any, operator: AbstractLinearOperator) -> Array:
+    """Damping in the dtype of the operator."""
+    largest = float(np.max(numbers))
+    if largest > float(jnp.finfo(operator.dtype).max):
+        msg = (
+            f"damp must be finite in the dtype of A, {operator.dtype}; got {largest}. Rescale the "
+            "problem, or pass float64 data."
+        )
+        raise ValueError(msg)
+    return jnp.asarray(numbers, operator.dtype)
 
 
 def as_start(name: str, operator: AbstractLinearOperator, x0: Any, columns: int) -> Array | None:
@@ -160,9 +193,7 @@ def as_start(name: str, operator: AbstractLinearOperator, x0: Any, columns: int)
     if not eqx.is_array_like(x0):
         msg = f"{name} must be an array shaped like the solution; got {describe(x0)}. Pass one."
         raise TypeError(msg)
-    if jnp.iscomplexobj(x0):
-        msg = f"{name} must be real; got {describe(x0)}. Pass its real part."
-        raise TypeError(msg)
+    check_real_array(name, x0)
     start = jnp.asarray(x0, operator.dtype)
     start = start[:, None] if start.ndim == 1 else start
     if start.shape != (operator.shape[1], columns):
@@ -201,3 +232,23 @@ def _raveled(name: str, tree: Any, operator: Function) -> Array:
         )
         raise ValueError(msg)
     return ravel_pytree(tree)[0]
+
+
+def check_preconditioner(preconditioner: Any, operator: AbstractLinearOperator) -> None:
+    """Refuse what is no recipe, no operator on the unknowns, and no factor made before."""
+    if preconditioner is None or isinstance(preconditioner, AbstractPreconditioner | PREPARED):
+        return
+    n = operator.shape[1]
+    if not isinstance(preconditioner, AbstractLinearOperator):
+        msg = (
+            "preconditioner must be a recipe such as Sketch() or RandomlyPivotedCholesky(), or an "
+            f"operator of shape ({n}, {n}); got {describe(preconditioner)}. Wrap a matrix as "
+            "gplsq.operators.Dense."
+        )
+        raise TypeError(msg)
+    if tuple(preconditioner.shape) != (n, n):
+        msg = (
+            f"preconditioner must have shape ({n}, {n}), one row and column for each unknown; got "
+            f"shape {tuple(preconditioner.shape)}. Pass R^-1 for x = R^-1 z."
+        )
+        raise ValueError(msg)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gplsq._core import STATUS, check_finite_scalar, column_norm
+from gplsq._core import STATUS, check_finite_scalar, column_norm, describe, status_ok
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._base import AbstractLeastSquares
 from gplsq.solvers._lsmr_step import initial_state, lsmr_step, select
@@ -87,12 +87,12 @@ class LSMR(AbstractLeastSquares):
         self.rtol = _setting("rtol", rtol, 0.0)
         self.atol = _setting("atol", atol, 0.0)
         self.condition_limit = _setting("condition_limit", condition_limit, 1.0)
-        if not eqx.is_array(max_steps) and max_steps is not None:
+        if not _is_scalar_array(max_steps, jnp.integer) and max_steps is not None:
             if isinstance(max_steps, bool) or not isinstance(max_steps, Integral):
-                msg = f"max_steps must be a whole number; got {max_steps!r}. Pass an int."
+                msg = f"max_steps must be a whole number; got {describe(max_steps)}. Pass an int."
                 raise TypeError(msg)
-            if max_steps < 1:
-                msg = f"max_steps must be at least 1; got {max_steps}. Pass a larger number."
+            if not 1 <= max_steps < 2**31:
+                msg = f"max_steps must be from 1 to 2^31 - 1; got {max_steps}. Pass such a number."
                 raise ValueError(msg)
         self.max_steps = None if max_steps is None else jnp.asarray(max_steps, jnp.int32)
 
@@ -181,6 +181,8 @@ class LSMR(AbstractLeastSquares):
         # Scaling the columns keeps squares of 1e±30 inside float32.
         scale = jnp.max(jnp.abs(system.rhs), axis=0, initial=0.0)
         scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+        # Not so large that its inverse, which XLA multiplies by, underflows.
+        scale = jnp.minimum(scale, 2.0**-10 * float(jnp.finfo(dtype).max))
         b = system.rhs / scale
         if linear is not None:
             linear = linear._replace(reference=linear.reference / scale)
@@ -209,7 +211,7 @@ class LSMR(AbstractLeastSquares):
             return step + 1, steps + taken, status, state, progress
 
         consistent = linear is not None and linear.consistent
-        start = initial_state(operator, b, consistent=consistent, with_dual=with_dual)
+        start = initial_state(operator, b, damp, consistent=consistent, with_dual=with_dual)
         norm_b = start.residual
         if system.reference is not None:
             norm_b = jnp.maximum(norm_b, system.reference / scale)
@@ -251,7 +253,14 @@ class LSMR(AbstractLeastSquares):
             error_measure=measure,
             tolerance=jnp.broadcast_to(tols.rtol, measure.shape),
         )
-        return system.recover(x / unit * scale), dual, status, stats
+        value = system.recover(x / unit * scale)
+        overflown = status_ok(status) & ~jnp.all(jnp.isfinite(value), axis=0)
+        status = jnp.where(overflown, STATUS.NON_FINITE, status).astype(jnp.int32)
+        return value, dual, status, stats
+
+
+def _is_scalar_array(value: Any, kind: Any) -> bool:
+    return eqx.is_array(value) and value.ndim == 0 and jnp.issubdtype(value.dtype, kind)
 
 
 def _check_tall(operator) -> None:
@@ -268,6 +277,6 @@ def _check_tall(operator) -> None:
 
 def _setting(name: str, value: Any, minimum: float) -> Array | None:
     """An optional non-negative number as an array leaf, so that a new value does not recompile."""
-    if value is None or eqx.is_array(value):
+    if value is None or _is_scalar_array(value, jnp.floating):
         return value
     return jnp.asarray(check_finite_scalar(name, value, minimum=minimum), float)

@@ -94,6 +94,7 @@ class LSMRState(eqx.Module):
 def initial_state(
     operator: AbstractLinearOperator,
     b: Float[Array, "m k"],
+    damp: Array,
     *,
     consistent: bool = False,
     with_dual: bool = False,
@@ -102,7 +103,7 @@ def initial_state(
 
     `consistent` adds Craig's iterate, `with_dual` the vector s with `x = A* s`.
     """
-    pair, beta = start_bidiagonal(operator, b, with_dual)
+    pair, beta = start_bidiagonal(operator, b, damp, with_dual)
     alpha, zero, one = pair.alpha, jnp.zeros_like(beta), jnp.ones_like(beta)
     follow = not isinstance(operator, AbstractEuclideanOperator)
     craig = Craig(jnp.zeros_like(pair.v), -b, -one).step(pair, beta) if consistent else None

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gplsq._core import matmul
 from gplsq.operators import AbstractEuclideanOperator
@@ -103,6 +103,13 @@ def randomly_pivoted_cholesky(
     operator: KernelOperator, rank: int, block: int, key: Array
 ) -> Float[Array, "n r"]:
     """The factor L of a rank-`rank` approximation `K ≈ L L^T`; unused columns are zero."""
+    return pivoted_factor(operator, rank, block, key)[0]
+
+
+def pivoted_factor(
+    operator: KernelOperator, rank: int, block: int, key: Array
+) -> tuple[Float[Array, "n r"], Int[Array, " r"], Int[Array, ""]]:
+    """L, its pivots, and how many of its columns are used."""
     n = operator.shape[0]
     rank = min(rank, n)
     block = min(block, rank)
@@ -111,11 +118,11 @@ def randomly_pivoted_cholesky(
     width = rank + block  # the last block may start just below `rank`
 
     def unfinished(carry):
-        rounds, filled, residual, _, _ = carry
+        rounds, filled, residual = carry[:3]
         return (filled < rank) & (rounds < 4 * (rank // block + 1)) & jnp.any(residual > floor)
 
     def add_block(carry):
-        rounds, filled, residual, L, key = carry
+        rounds, filled, residual, L, chosen, key = carry
         key, draw, thin = jax.random.split(key, 3)
         weight = jnp.where(residual > floor, residual, 0)
         pivots = jax.random.categorical(draw, jnp.log(weight), shape=(block,))
@@ -128,14 +135,19 @@ def randomly_pivoted_cholesky(
         new = jnp.where(accepted, new, 0)
         order = jnp.argsort(~accepted, stable=True)
         L = jax.lax.dynamic_update_slice(L, new[:, order], (jnp.zeros((), filled.dtype), filled))
+        chosen = jax.lax.dynamic_update_slice(chosen, pivots[order].astype(jnp.int32), (filled,))
         residual = jnp.maximum(residual - jnp.sum(new * new, axis=1), 0)
         residual = residual.at[pivots].set(jnp.where(accepted, 0, residual[pivots]))
-        return rounds + 1, filled + jnp.sum(accepted, dtype=filled.dtype), residual, L, key
+        return rounds + 1, filled + jnp.sum(accepted, dtype=filled.dtype), residual, L, chosen, key
 
     zero = jnp.zeros((), jnp.int32)
-    start = (zero, zero, diagonal, jnp.zeros((n, width), diagonal.dtype), key)
-    filled, L = jax.lax.while_loop(unfinished, add_block, start)[1:4:2]
-    return jnp.where(jnp.arange(width) < filled, L, 0)[:, :rank]
+    blank = jnp.zeros((n, width), diagonal.dtype)
+    start = (zero, zero, diagonal, blank, jnp.zeros(width, jnp.int32), key)
+    _, filled, _, L, chosen, _ = jax.lax.while_loop(unfinished, add_block, start)
+    used = jnp.arange(width) < filled
+    # Unused pivots repeat the first one.
+    chosen = jnp.where(used, chosen, chosen[0])
+    return jnp.where(used, L, 0)[:, :rank], chosen[:rank], jnp.minimum(filled, rank)
 
 
 def _thinned_cholesky(core: Array, threshold: Array, floor: Array) -> tuple[Array, Array]:

@@ -11,7 +11,14 @@ from gplsq._core import column_norm, describe, is_traced, stop_gradient
 from gplsq.operators import Diagonal, Kernel, Stacked
 from gplsq.solvers._adjoint import make_adjoint, solve_with_derivative
 from gplsq.solvers._base import AbstractLeastSquares
-from gplsq.solvers._inputs import as_columns, as_cotangent, as_damp, as_operator, as_start
+from gplsq.solvers._inputs import (
+    as_columns,
+    as_cotangent,
+    as_damp,
+    as_operator,
+    as_start,
+    check_preconditioner,
+)
 from gplsq.solvers._lsmr import LSMR
 from gplsq.solvers._solution import ConvergenceError, Solution, describe_outcome, solution_from
 
@@ -45,7 +52,7 @@ def lstsq(
         function. Its dtype must be that of A: the solve runs in it, whatever JAX's x64 flag says.
     damp
         A non-negative scalar, in units of A, or one number for each unknown (shape (n,), or a
-        pytree like the solution): `sum_i damp_i^2 x_i^2`. The Python number 0 selects the undamped
+        pytree like the solution): `sum_i damp_i^2 x_i^2`. The number 0 selects the undamped
         problem; a traced scalar is taken to be positive. Entries of a vector may be 0.
     solver
         `LSMR()` (default) or `Direct()`.
@@ -105,6 +112,7 @@ def lstsq(
     backward = _checked_solver("adjoint_solver", adjoint_solver or method)
     start = as_start("x0", operator, x0, rhs.shape[1])
     guess = as_start("adjoint_x0", operator, adjoint_x0, rhs.shape[1])
+    check_preconditioner(preconditioner, operator)
     value, status, stats = _run(
         operator, sigma, rhs, start, preconditioner, method, backward, guess, throw
     )
@@ -151,6 +159,7 @@ def adjoint_solution(
     sigma = as_damp(damp, operator)
     cotangent, single, restore = as_cotangent(operator, g)
     start = as_start("x0", operator, x0, cotangent.shape[1])
+    check_preconditioner(preconditioner, operator)
     w, status, stats = _run_adjoint(operator, sigma, cotangent, start, preconditioner, method)
     if single:
         w, status, stats = jax.tree.map(lambda leaf: leaf[..., 0], (w, status, stats))

@@ -194,7 +194,7 @@ def _iterate(
 ) -> tuple[LSMRState, Array]:
     """The state after `num_steps` steps, and how many of them each column took."""
     operator, damp = system.operator, system.damp
-    start = _without_diagnostics(initial_state(operator, b))
+    start = _without_diagnostics(initial_state(operator, b, damp))
 
     def body(carry, factor):
         old, steps = carry

@@ -151,10 +151,20 @@ def test_a_product_that_is_not_linear_is_refused_before_its_adjoint(mv):
         check_adjoint(_bad(rmv=lambda M, u: mv(M.T, u)))
 
 
-def test_an_affine_function_is_refused():
-    """Its transposition drops the constant without a word."""
+def test_an_affine_operator_is_refused():
+    with pytest.raises(ValueError, match="Bad: mv must be linear"):
+        check_adjoint(_bad(mv=lambda M, v: M @ v + 1))
+
+
+def test_an_affine_function_of_traced_arrays_is_refused():
+    """Its transposition drops the constant without a word, and no number can be looked at."""
+
+    def operator(offset):
+        return operators.Function(lambda v: v + offset, np.zeros(4, np.float32))
+
+    made = eqx.filter_jit(operator)(jnp.ones(4, jnp.float32))
     with pytest.raises(ValueError, match="Function: mv must be linear"):
-        check_adjoint(operators.Function(lambda v: v + 1, np.zeros(4, np.float32)))
+        check_adjoint(made)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

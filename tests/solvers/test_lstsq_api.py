@@ -135,7 +135,7 @@ def test_wrong_options_are_refused(options, error, match):
     [
         ({"rtol": -1.0}, ValueError, "rtol must be at least 0"),
         ({"rtol": "small"}, TypeError, "rtol must be a real number"),
-        ({"max_steps": 0}, ValueError, "max_steps must be at least 1"),
+        ({"max_steps": 0}, ValueError, "max_steps must be from 1"),
         ({"max_steps": 2.5}, TypeError, "max_steps must be a whole number"),
         ({"condition_limit": 0.5}, ValueError, "condition_limit must be at least 1"),
     ],

@@ -1,0 +1,257 @@
+"""Conditioning on many rows through inducing points: tall damped least squares."""
+
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from gplsq._core import as_points, check_choice, describe, jittered_cholesky, matmul
+from gplsq.gp._plan import SolvePlan
+from gplsq.kernels import AbstractKernel
+from gplsq.operators import Dense, Inducing, cross_product, inducing_features
+from gplsq.operators import Kernel as KernelOperator
+from gplsq.solvers import Solution, gram_of_rows, inverse_root, lstsq, pivoted_factor, sample_rows
+
+# Rows of the data that inducing points are chosen from, and that the variance is given, for each
+# inducing point.
+_CANDIDATES_PER_POINT = 10
+_GRAM_ROWS_PER_POINT = 64
+_PIVOT_BLOCK = 100
+
+
+class InducingPosterior(eqx.Module):
+    """A Gaussian process on the span of inducing points, conditioned on data; see `condition`.
+
+    Predictions are of the latent function, without observation noise.
+
+    Attributes
+    ----------
+    kernel, noise_variance
+        The model; `noise_variance` in squared units of the target.
+    Z
+        Inducing points, shape (m, d).
+    X, y
+        The data, shapes (n, d) and (n,); empty in a pickle.
+    coefficients
+        c of `mean(x) = sum_j c_j k(x, z_j)`.
+    solution
+        The `Solution` of the mean's least-squares problem, in the orthonormal coordinates of
+        `gplsq.operators.Inducing`.
+    plan
+        Which solver was used, and why.
+    """
+
+    kernel: AbstractKernel
+    Z: Float[Array, "m d"]
+    X: Float[Array, "n d"]
+    y: Float[Array, " n"]
+    noise_variance: Float[Array, ""]
+    coefficients: Float[Array, " m"]
+    solution: Solution
+    factors: "_Factors"
+    plan: str = eqx.field(static=True)
+
+    def mean(self, Z: ArrayLike) -> Float[Array, " t"]:
+        """Posterior mean at Z, shape (t, d). Cost: t m kernel entries, in tiles."""
+        return cross_product(self.kernel, self._points(Z), self.Z, self.coefficients)
+
+    def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " t"]:
+        """Posterior variance of the latent function at Z, shape (t, d); never negative.
+
+        The prior variance that the inducing points do not explain, plus the posterior variance of
+        what they do ("deterministic training conditional", Seeger, Williams & Lawrence 2003). Given
+        all rows up to 64 for each inducing point, and given a sample of so many beyond: then it is
+        an upper bound of that given all.
+
+        Parameters
+        ----------
+        Z
+            Shape (t, d).
+        method
+            ``"auto"`` or ``"exact"``, which are the same here.
+        """
+        return jnp.maximum(self.raw_variance(Z, method), 0)
+
+    def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " t"]:
+        """`variance` before negative rounding errors are set to 0, to count them."""
+        check_choice("method", method, ("auto", "exact"))
+        return _variance(self.kernel, self.Z, self.factors, self._points(Z))
+
+    def covariance(self, Z: ArrayLike) -> Float[Array, "t t"]:
+        """Joint posterior covariance of the latent function at Z, shape (t, d); t^2 memory."""
+        return _covariance(self.kernel, self.Z, self.factors, self._points(Z))
+
+    def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "t num"]:
+        """Joint draws of the latent function at Z, by the eigenvectors of the covariance."""
+        points = self._points(Z)
+        values, vectors = jnp.linalg.eigh(self.covariance(points))
+        root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+        normal = jax.random.normal(key, (points.shape[0], num), points.dtype)
+        return self.mean(points)[:, None] + root @ normal
+
+    def leave_one_out(self, rows: ArrayLike) -> tuple[Array, Array]:
+        """Residual and latent variance of chosen rows predicted from all the others.
+
+        The residual is `r_i / (1 - h_i)` with h_i the leverage of the row, estimated from the rows
+        that the variance is given (exact where these are all).
+        """
+        index = jnp.asarray(rows)
+        points = self.X[index]
+        leverage = _leverage(self.kernel, self.Z, self.factors, points)
+        residual = self.y[index] - self.mean(points)
+        return residual / (1 - jnp.minimum(leverage, 0.99)), self.variance(points)
+
+    def without_kept_matrix(self) -> "InducingPosterior":
+        """The same posterior for a pickle: without the data, which predictions do not need."""
+        return eqx.tree_at(lambda p: (p.X, p.y), self, (self.X[:0], self.y[:0]))
+
+    def _points(self, Z: ArrayLike) -> Float[Array, "t d"]:
+        points = jnp.asarray(Z, self.Z.dtype)
+        if points.ndim != 2 or points.shape[1] != self.Z.shape[1]:
+            msg = (
+                f"Z must be a table of points, shape (t, {self.Z.shape[1]}), like the data; got "
+                f"{describe(points)}."
+            )
+            raise ValueError(msg)
+        return points
+
+
+class _Factors(NamedTuple):
+    """Triangular factors of m x m matrices."""
+
+    lower: Float[Array, "m m"]  # of k(Z, Z)
+    root: Float[Array, "m m"]  # of G + shift I, G the Gram matrix of the rows used for variances
+    shift: Float[Array, ""]  # the noise variance, raised to what rounding errors allow
+    inverse: Float[Array, "m m"]  # R^-1, R^T R = (n / s) G + noise variance
+
+
+def condition_inducing(
+    kernel: AbstractKernel,
+    X: Float[Array, "n d"],
+    y: Float[Array, " n"],
+    noise: Float[Array, ""],
+    plan: SolvePlan,
+    Z: Float[Array, "m d"] | None,
+    key: Array,
+) -> InducingPosterior:
+    """The posterior on the span of `Z`, or of `plan.num_inducing` rows chosen from X."""
+    if Z is None:
+        Z = choose_inducing(kernel, X, plan.num_inducing, key)
+    operator = Inducing(kernel, X, Z)
+    n, m = operator.shape
+    rows = sample_rows(jax.random.fold_in(key, 1), n, min(n, _GRAM_ROWS_PER_POINT * m))
+    factors = _factorise(operator, rows, noise)
+    solution = lstsq(
+        operator,
+        y,
+        damp=jnp.sqrt(noise),
+        solver=plan.solver,
+        preconditioner=Dense(factors.inverse),
+        throw=False,
+    )
+    return InducingPosterior(
+        kernel,
+        Z,
+        X,
+        y,
+        noise,
+        operator.coefficients(solution.value),
+        solution,
+        factors,
+        f"{plan.reason}; {m} inducing points",
+    )
+
+
+def check_inducing(
+    inducing: Any, X: Float[Array, "n d"]
+) -> tuple[int | None, Float[Array, "m d"] | None]:
+    """How many inducing points were asked for, and the points themselves where they were given."""
+    if inducing is None:
+        return None, None
+    if isinstance(inducing, Integral) and not isinstance(inducing, bool):
+        if inducing < 1:
+            msg = f"inducing must be at least 1; got {inducing}. Pass how many points to choose."
+            raise ValueError(msg)
+        return int(inducing), None
+    if not eqx.is_array_like(inducing):
+        msg = (
+            "inducing must be a number of points, or the points, shape (m, d); got "
+            f"{describe(inducing)}. Pass one of these."
+        )
+        raise TypeError(msg)
+    points = as_points("inducing", inducing).astype(X.dtype)
+    if points.shape[1] != X.shape[1] or points.shape[0] == 0:
+        msg = (
+            f"inducing must be points of the space of the data, shape (m, {X.shape[1]}); got shape "
+            f"{points.shape}. Match its columns to X."
+        )
+        raise ValueError(msg)
+    return points.shape[0], points
+
+
+def choose_inducing(
+    kernel: AbstractKernel, X: Float[Array, "n d"], num: int, key: Array
+) -> Float[Array, "m d"]:
+    """`num` different rows of X by randomly pivoted Cholesky on a sample of ten times as many.
+
+    Fewer where the sample is explained to rounding by fewer. Chen, Epperly, Tropp & Webber (2022).
+    Cost: 10 num^2 kernel entries and 20 num^3 flops.
+    """
+    n = X.shape[0]
+    candidates = X[sample_rows(key, n, min(n, _CANDIDATES_PER_POINT * num))]
+    num = min(num, candidates.shape[0])
+    pivots, used = _pivots(kernel, candidates, num, jax.random.fold_in(key, 2))
+    return candidates[pivots[: int(used)]]
+
+
+@eqx.filter_jit
+def _pivots(kernel: AbstractKernel, candidates: Array, num: int, key: Array) -> Any:
+    operator = KernelOperator(kernel, candidates, "tiled")
+    return pivoted_factor(operator, num, min(num, _PIVOT_BLOCK), key)[1:]
+
+
+@eqx.filter_jit
+def _factorise(operator: Inducing, rows: Array, noise: Array) -> _Factors:
+    n = operator.shape[0]
+    gram = gram_of_rows(operator, rows)
+    index = jnp.arange(gram.shape[0])
+    rounding = 4 * float(jnp.finfo(gram.dtype).eps) * jnp.trace(gram)
+    # A larger noise makes the variance larger, so that it stays an upper bound.
+    root, jitter = jittered_cholesky(gram.at[index, index].add(noise), rounding)
+    inverse = inverse_root(gram * (n / rows.shape[0]), jnp.sqrt(noise))
+    return _Factors(operator.lower, root, noise + jitter, inverse)
+
+
+def _explained(kernel, Z, factors, points) -> tuple[Array, Array]:
+    """Features of points, and what the posterior leaves of them."""
+    features = inducing_features(kernel, Z, factors.lower, points)
+    left = jax.scipy.linalg.solve_triangular(factors.root, features.T, lower=True)
+    return features, jnp.sqrt(factors.shift) * left
+
+
+@eqx.filter_jit
+def _variance(kernel, Z, factors, points) -> Array:
+    def of_tile(tile):
+        features, left = _explained(kernel, Z, factors, tile)
+        known = jnp.sum(features**2, axis=1)
+        return kernel.diagonal(tile) - known + jnp.sum(left**2, axis=0)
+
+    return jax.lax.map(lambda x: of_tile(x[None])[0], points, batch_size=1024)
+
+
+@eqx.filter_jit
+def _covariance(kernel, Z, factors, points) -> Array:
+    features, left = _explained(kernel, Z, factors, points)
+    index = jnp.arange(points.shape[0])
+    prior = kernel.cross(points, points).at[index, index].set(kernel.diagonal(points))
+    full = prior - matmul(features, features.T) + matmul(left.T, left)
+    return (full + full.T) / 2
+
+
+@eqx.filter_jit
+def _leverage(kernel, Z, factors, points) -> Array:
+    features = inducing_features(kernel, Z, factors.lower, points)
+    return jnp.sum(matmul(features, factors.inverse) ** 2, axis=1)
