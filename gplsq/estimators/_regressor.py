@@ -13,17 +13,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gplsq._core import check_choice, check_finite_scalar, describe
+from gplsq.estimators._parameters import check_parameters
 from gplsq.estimators._scaling import fit_scaling
 from gplsq.gp import Calibration, calibrate, condition
 from gplsq.kernels import AbstractKernel
 from gplsq.solvers import AbstractLeastSquares
 from gplsq.tuning import (
     History,
-    as_loss,
-    check_levels,
-    check_optimizer,
-    choose_objective,
     default_kernel,
     tune,
 )
@@ -33,7 +29,7 @@ _CALIBRATION_ROWS = 1000
 
 
 class GPRegressor(RegressorMixin, BaseEstimator):
-    """Gaussian-process regression for tables of 100 to 100,000 rows.
+    """Gaussian-process regression for tables of 100 to 1,000,000 rows.
 
     Inputs and target are standardised, hyperparameters are tuned by gradient on held-out loss, the
     posterior mean is solved as regularised least squares, and the predictive variance is calibrated
@@ -53,8 +49,12 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         hold-out beyond; or e.g. `gplsq.tuning.Holdout(0.1)`. None does not tune.
     loss : {"mse", "nlpd", "crps"} or callable, default="mse"
         What is tuned: a function of (y, mean, variance) in standardised units.
-    solver : {"auto", "direct", "lsmr"} or solver, default="auto"
-        Dense Cholesky up to 5000 rows, preconditioned function-space LSMR beyond.
+    solver : {"auto", "direct", "lsmr", "inducing"} or solver, default="auto"
+        Dense Cholesky up to 5000 rows, preconditioned function-space LSMR beyond, and inducing
+        points beyond 50,000 rows (20,000 where the kernel matrix does not fit into memory).
+    inducing : int or array-like of shape (m, d), default=None
+        Inducing points, in standardised units when `standardize` is on, or how many to choose from
+        the data; see `gplsq.gp.condition`.
     variance : {"auto", "exact", "neighbours"}, default="auto"
         How predictive variances are computed, see `gplsq.gp.Posterior.variance`: exact with the
         direct solver; otherwise by default the upper bound from the 64 most correlated rows, which
@@ -113,6 +113,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         objective: Any = "auto",
         loss: str | Callable = "mse",
         solver: AbstractLeastSquares | str = "auto",
+        inducing: Any = None,
         variance: str = "auto",
         standardize: bool = True,
         optimizer: Any = None,
@@ -127,6 +128,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         self.objective = objective
         self.loss = loss
         self.solver = solver
+        self.inducing = inducing
         self.variance = variance
         self.standardize = standardize
         self.optimizer = optimizer
@@ -171,7 +173,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             raise
 
     def _validated_fit(self, X: Any, y: Any) -> "GPRegressor":
-        self._check_parameters()
+        check_parameters(self)
         X, y = validate_data(
             self, X, y, dtype=(np.float64, np.float32), y_numeric=True, ensure_min_samples=2
         )
@@ -325,6 +327,8 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             solver=self.solver,
             rtol=self.rtol,
             form=self.form,
+            inducing=self.inducing,
+            key=jax.random.key(int(rng.integers(2**31))),
         )
         if not bool(jnp.all(jnp.isfinite(self.posterior_.solution.value))):
             msg = (
@@ -366,31 +370,3 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self, "posterior_")
         Z = np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
         return self._X_scaling.apply(Z, np.dtype(self.posterior_.X.dtype))
-
-    def _check_parameters(self) -> None:
-        if self.kernel is not None and not isinstance(self.kernel, AbstractKernel):
-            msg = (
-                f"kernel must be a gplsq kernel or None; got {describe(self.kernel)}. Pass for "
-                "example gplsq.kernels.RBF()."
-            )
-            raise TypeError(msg)
-        if not (isinstance(self.noise_variance, str) and self.noise_variance == "auto"):
-            if isinstance(self.noise_variance, str):
-                msg = f'noise_variance must be "auto" or a number; got {self.noise_variance!r}.'
-                raise ValueError(msg)
-            check_finite_scalar("noise_variance", self.noise_variance, minimum=0.0, strict=True)
-        as_loss(self.loss)
-        if self.objective is not None:
-            choose_objective(self.objective, 2)
-        if not isinstance(self.solver, AbstractLeastSquares):
-            check_choice("solver", self.solver, ("auto", "direct", "lsmr"))
-        check_choice("variance", self.variance, ("auto", "exact", "neighbours"))
-        check_choice("form", self.form, ("auto", "dense", "tiled"))
-        if self.levels is not None:
-            check_levels(self.levels, 2)
-        check_optimizer(self.optimizer)
-        if self.rtol is not None:
-            check_finite_scalar("rtol", self.rtol, minimum=0.0, strict=True)
-        if not isinstance(self.standardize, bool | np.bool_):
-            msg = f"standardize must be True or False; got {describe(self.standardize)}."
-            raise TypeError(msg)

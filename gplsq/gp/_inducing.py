@@ -18,7 +18,7 @@ from gplsq.solvers import Solution, gram_of_rows, inverse_root, lstsq, pivoted_f
 # Rows of the data that inducing points are chosen from, and that the variance is given, for each
 # inducing point.
 _CANDIDATES_PER_POINT = 10
-_GRAM_ROWS_PER_POINT = 64
+_GRAM_ROWS_PER_POINT = 32
 _PIVOT_BLOCK = 100
 
 
@@ -139,6 +139,7 @@ def condition_inducing(
 ) -> InducingPosterior:
     """The posterior on the span of `Z`, or of `plan.num_inducing` rows chosen from X."""
     if Z is None:
+        assert plan.num_inducing is not None
         Z = choose_inducing(kernel, X, plan.num_inducing, key)
     operator = Inducing(kernel, X, Z)
     n, m = operator.shape

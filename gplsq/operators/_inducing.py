@@ -45,7 +45,8 @@ class Inducing(AbstractEuclideanOperator):
     Memory: m^2 numbers and a block. Differentiable in the kernel's hyperparameters, X and Z.
 
     L is the Cholesky factor of `k(Z, Z) + jitter I`, with the smallest jitter out of
-    ``8 eps 10^i`` times the mean diagonal that makes it exist.
+    ``m eps 10^i`` times the mean diagonal that makes it exist. It adds `jitter |a|^2` to the norm
+    of f, and keeps rounding errors of A v near ``sqrt(eps)``: without it a cancels to many digits.
     """
 
     kernel: AbstractKernel
@@ -117,7 +118,7 @@ def inducing_factor(kernel: AbstractKernel, Z: Float[Array, "m d"]) -> Float[Arr
     diagonal = kernel.diagonal(Z)
     index = jnp.arange(m)
     K = kernel.cross(Z, Z).at[index, index].set(diagonal)
-    unit = 8 * float(jnp.finfo(Z.dtype).eps) * jnp.mean(diagonal)
+    unit = m * float(jnp.finfo(Z.dtype).eps) * jnp.mean(diagonal)
     return jittered_cholesky(K, unit)[0]
 
 

@@ -134,12 +134,7 @@ def sampled_row_gradient(
             f"{left.dtype}, {right.dtype} and {row.dtype}. Cast them."
         )
         raise TypeError(msg)
-    drawn = _checked_count("num_rows", num_rows, 2 if length > 1 else 1)
-    if drawn > length:
-        msg = f"num_rows must be at most the number of rows, {length}; got {drawn}. Pass {length}."
-        raise ValueError(msg)
-    groups = _checked_count("num_groups", num_groups, 2)
-    weights = _checked_weights(probabilities, length, row.dtype)
+    drawn, groups, weights = checked_draw(num_rows, num_groups, probabilities, length, row.dtype)
     estimate, error = _estimate(row_fn, params, arrays, left, right, weights, key, drawn, groups)
     return RowGradient(estimate, error)
 
@@ -226,7 +221,8 @@ def _draw(key: PRNGKeyArray, chances: Float[Array, " m"], count: int) -> Array:
     inner = jnp.cumsum(table, axis=1)
     outer = jnp.cumsum(inner[:, -1])
     first, second = jax.random.uniform(key, (2, count), chances.dtype)
-    # The first entry above the random number; a chance of 0 adds nothing, and is never it.
+    # The first entry above the random number. A chance of 0 adds nothing, so it is the first by
+    # rounding of the running sum only; then its factor is 0.
     which = jnp.minimum(jnp.searchsorted(outer, first * outer[-1], side="right"), blocks - 1)
 
     def position(pair):
@@ -239,13 +235,13 @@ def _draw(key: PRNGKeyArray, chances: Float[Array, " m"], count: int) -> Array:
 
 def checked_params(params: PyTree) -> PyTree:
     """Parameters with their floating-point numbers as arrays, of which there must be some."""
-    moving, fixed = eqx.partition(params, eqx.is_inexact_array_like)
+    moving, fixed = eqx.partition(params, _is_number)
     leaves = jax.tree.leaves(moving)
     if not leaves or any(jnp.iscomplexobj(leaf) for leaf in leaves):
+        got = ", ".join(describe(leaf) for leaf in leaves or jax.tree.leaves(params))
         msg = (
-            "params must hold floating-point numbers, all of them real; got "
-            f"{[describe(leaf) for leaf in leaves or jax.tree.leaves(params)]}. Cast integers; give "
-            "real and imaginary parts apart."
+            f"params must hold floating-point numbers, all of them real; got {got or 'no leaves'}. "
+            "Cast integers; give real and imaginary parts apart."
         )
         raise TypeError(msg)
     return eqx.combine(jax.tree.map(jnp.asarray, moving), fixed)
@@ -276,6 +272,22 @@ def _as_columns(name: str, value: Any, length: int | None) -> Array:
         raise ValueError(msg)
     array = jnp.asarray(value)
     return array[:, None] if array.ndim == 1 else array
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, float | complex) or eqx.is_inexact_array(leaf)
+
+
+def checked_draw(
+    num_rows: Any, num_groups: Any, probabilities: Any, length: int, dtype: Any
+) -> tuple[int, int, str | Array]:
+    """Numbers of rows and groups, and the way of drawing."""
+    drawn = _checked_count("num_rows", num_rows, 2 if length > 1 else 1)
+    if drawn > length:
+        msg = f"num_rows must be at most the number of rows, {length}; got {drawn}. Pass {length}."
+        raise ValueError(msg)
+    groups = _checked_count("num_groups", num_groups, 2)
+    return drawn, groups, _checked_weights(probabilities, length, dtype)
 
 
 def _checked_count(name: str, value: Any, least: int) -> int:

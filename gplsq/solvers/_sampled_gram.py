@@ -20,8 +20,15 @@ _ROWS_PER_COLUMN = 16
 class HasRows(Protocol):
     """An operator whose rows can be made one by one."""
 
-    shape: tuple[int, int]
-    dtype: Any
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """Of its numbers."""
+        ...
 
     def rows_at(self, index: Array) -> Array:
         """Rows `index` as a matrix."""

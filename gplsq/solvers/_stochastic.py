@@ -11,6 +11,7 @@ and the mean of `da_i . c_i / p_i` over rows drawn with probabilities p_i estima
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,8 +21,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree, Scalar
 from gplsq._core import STATUS, safe_divide, stop_gradient
 from gplsq.operators import Rows
 from gplsq.solvers._base import AbstractLeastSquares
-from gplsq.solvers._inputs import as_damp
-from gplsq.solvers._row_sample import checked_params, sampled_row_gradient
+from gplsq.solvers._inputs import as_columns, as_damp, as_operator
+from gplsq.solvers._row_sample import checked_draw, checked_params, sampled_row_gradient
 from gplsq.solvers._solution import Solution
 from gplsq.solvers._solve import adjoint_solution, lstsq
 
@@ -63,6 +64,8 @@ def stochastic_gradient(
     key: PRNGKeyArray,
     damp: ArrayLike = 0.0,
     probabilities: str | Float[ArrayLike, " m"] = "importance",
+    A: Any = None,
+    preconditioner: Any = None,
     solver: AbstractLeastSquares | None = None,
     adjoint_solver: AbstractLeastSquares | None = None,
     x0: ArrayLike | None = None,
@@ -95,7 +98,10 @@ def stochastic_gradient(
     probabilities
         How rows are drawn: see `sampled_row_gradient`. ``"uniform"`` with `num_rows` = m is the
         exact gradient.
-    solver, adjoint_solver, x0, adjoint_x0
+    A
+        `row_fn(params, data)`, a matrix or an operator, if it is at hand. Without it both solves
+        make all m rows anew in every step, a block at a time, and never keep them.
+    preconditioner, solver, adjoint_solver, x0, adjoint_x0
         As for `lstsq`.
     block
         Rows of A made at a time by the two solves, as in `gplsq.operators.Rows`.
@@ -120,21 +126,33 @@ def stochastic_gradient(
 
     Notes
     -----
-    Cost: two solves with products of all m rows, one more pass over them for r and A w, and one
-    reverse sweep through `row_fn` on `num_rows` rows, where the derivative of `lstsq` sweeps
-    through all m. Worth it where that sweep is what costs: rows that are expensive to
-    differentiate, solves that start close to their solutions.
+    Cost: two solves, one more pass over the m rows for r and A w, and one reverse sweep through
+    `row_fn` on `num_rows` rows, where the derivative of `lstsq` sweeps through all m. It pays where
+    that sweep is what costs, in time or in memory: rows that are expensive to differentiate, with a
+    matrix that is kept (`A`) or solves that start close to their solutions.
 
     The estimate is unbiased for the x and w that were computed: their own errors stay.
     """
     params = checked_params(params)
-    operator = stop_gradient(Rows(lambda rows: row_fn(params, rows), data, block=block))
+    rows = Rows(lambda rows: row_fn(params, rows), data, block=block)
+    operator = stop_gradient(rows if A is None else as_operator(A, None, None))
+    if operator.shape != rows.shape or operator.dtype != rows.dtype:
+        msg = (
+            f"A must be row_fn(params, data), of shape {rows.shape} and dtype {rows.dtype}; got "
+            f"shape {tuple(operator.shape)} and dtype {operator.dtype}. Leave it out to be safe."
+        )
+        raise ValueError(msg)
+    # Before the solves, which may take long.
+    checked_draw(num_rows, num_groups, probabilities, operator.shape[0], operator.dtype)
     solver_of_w = solver if adjoint_solver is None else adjoint_solver
     sigma = stop_gradient(as_damp(damp, operator))
-    b = stop_gradient(jnp.asarray(b))
-    solution = lstsq(operator, b, damp=sigma, solver=solver, x0=x0, throw=throw)
+    columns, single, _ = as_columns(operator, b)
+    columns = stop_gradient(columns)
+    rhs = columns[:, 0] if single else columns
+    shared = {"damp": sigma, "preconditioner": preconditioner}
+    solution = lstsq(operator, rhs, solver=solver, x0=x0, throw=throw, **shared)
     value, cotangent = jax.value_and_grad(loss)(solution.value)
-    adjoint = adjoint_solution(operator, cotangent, damp=sigma, solver=solver_of_w, x0=adjoint_x0)
+    adjoint = adjoint_solution(operator, cotangent, solver=solver_of_w, x0=adjoint_x0, **shared)
     if sigma is None or sigma.ndim == 1:
         adjoint = _without_null_space(adjoint)
     if throw:
@@ -144,15 +162,14 @@ def stochastic_gradient(
         )
         adjoint = eqx.error_if(adjoint, ~jnp.all(adjoint.ok), message)
     x, w = solution.value, adjoint.value
-    single = b.ndim == 1
     right = jnp.stack([w, x], 1) if single else jnp.concatenate([w, x], 1)
     products = operator.mv(right)
     Aw, Ax = products[:, : right.shape[1] // 2], products[:, right.shape[1] // 2 :]
-    rows = sampled_row_gradient(
+    sampled = sampled_row_gradient(
         row_fn,
         params,
         data,
-        jnp.concatenate([(b[:, None] if single else b) - Ax, -Aw], 1),
+        jnp.concatenate([columns - Ax, -Aw], 1),
         right,
         num_rows=num_rows,
         key=key,
@@ -165,8 +182,8 @@ def stochastic_gradient(
         damp_gradient = -2 * sigma * (each if sigma.ndim == 1 else jnp.sum(each))
     result = StochasticGradient(
         value=value,
-        gradient=rows.estimate,
-        standard_error=rows.standard_error,
+        gradient=sampled.estimate,
+        standard_error=sampled.standard_error,
         b_gradient=Aw[:, 0] if single else Aw,
         damp_gradient=damp_gradient,
         solution=solution,

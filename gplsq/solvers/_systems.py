@@ -34,6 +34,7 @@ class System(NamedTuple):
     linear: "LinearSystem | None" = None  # set where z solves a square system, and is judged by it
     reference: Array | None = None  # norm of the right-hand side before a warm start
     rows: int | None = None  # of the data, where damping is stacked below them
+    preconditioned: bool = False  # the operator is A P, composed
 
 
 class LinearSystem(NamedTuple):
@@ -172,7 +173,12 @@ def _precondition(operator, damp, rhs, prepared, x0) -> System:
     if prepared is None:
         return System(operator, damp, rhs, plain_norm, shift)
     return System(
-        Composed(operator, prepared), damp, rhs, plain_norm, lambda z: shift(prepared.mv(z))
+        Composed(operator, prepared),
+        damp,
+        rhs,
+        plain_norm,
+        lambda z: shift(prepared.mv(z)),
+        preconditioned=True,
     )
 
 

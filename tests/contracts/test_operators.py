@@ -52,6 +52,11 @@ def _gram():
     return np.exp(-squares / (2 * 0.8**2)) + 0.3 * POINTS @ POINTS.T
 
 
+def _inducing():
+    K = _gram()
+    return K[:, :4] @ np.linalg.inv(np.linalg.cholesky(K[:4, :4])).T
+
+
 def _kernel(form):
     return lambda dtype: operators.Kernel(KERNEL, POINTS.astype(dtype), form)
 
@@ -73,6 +78,10 @@ OPERATORS = {
     "identity": (lambda dtype: operators.Identity(3, dtype), np.eye(3)),
     "sparse": (lambda dtype: operators.Sparse(scipy.sparse.csr_array(A.astype(dtype))), A),
     "rows": (lambda dtype: operators.Rows(lambda x: 2 * x, (C / 2).astype(dtype), block=2), C),
+    "inducing": (
+        lambda dtype: operators.Inducing(KERNEL, POINTS.astype(dtype), POINTS[:4], block=3),
+        _inducing(),
+    ),
     "transposed": (lambda dtype: operators.Transposed(_dense(A, dtype)), A.T),
 }
 

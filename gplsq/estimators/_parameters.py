@@ -1,0 +1,40 @@
+"""Parameters of an estimator, refused by name before any work is done."""
+
+from typing import Any
+
+import numpy as np
+
+from gplsq._core import check_choice, check_finite_scalar, describe
+from gplsq.kernels import AbstractKernel
+from gplsq.solvers import AbstractLeastSquares
+from gplsq.tuning import as_loss, check_levels, check_optimizer, choose_objective
+
+
+def check_parameters(model: Any) -> None:
+    """Refuse parameters of a `GPRegressor` that are of the wrong type or out of range."""
+    if model.kernel is not None and not isinstance(model.kernel, AbstractKernel):
+        msg = (
+            f"kernel must be a gplsq kernel or None; got {describe(model.kernel)}. Pass for "
+            "example gplsq.kernels.RBF()."
+        )
+        raise TypeError(msg)
+    if not (isinstance(model.noise_variance, str) and model.noise_variance == "auto"):
+        if isinstance(model.noise_variance, str):
+            msg = f'noise_variance must be "auto" or a number; got {model.noise_variance!r}.'
+            raise ValueError(msg)
+        check_finite_scalar("noise_variance", model.noise_variance, minimum=0.0, strict=True)
+    as_loss(model.loss)
+    if model.objective is not None:
+        choose_objective(model.objective, 2)
+    if not isinstance(model.solver, AbstractLeastSquares):
+        check_choice("solver", model.solver, ("auto", "direct", "lsmr", "inducing"))
+    check_choice("variance", model.variance, ("auto", "exact", "neighbours"))
+    check_choice("form", model.form, ("auto", "dense", "tiled"))
+    if model.levels is not None:
+        check_levels(model.levels, 2)
+    check_optimizer(model.optimizer)
+    if model.rtol is not None:
+        check_finite_scalar("rtol", model.rtol, minimum=0.0, strict=True)
+    if not isinstance(model.standardize, bool | np.bool_):
+        msg = f"standardize must be True or False; got {describe(model.standardize)}."
+        raise TypeError(msg)
