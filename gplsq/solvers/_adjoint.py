@@ -244,7 +244,9 @@ def _dual_vector_jvp(primals, tangents):
     def honest(moved, v):
         return _undamped_pair(moved, zeros, v, adjoint)[0]
 
-    return dual, eqx.filter_jvp(honest, (operator, x), tangents[:2])[1]
+    # The primal keeps this rule for the next derivative.
+    primal = _dual_vector(operator, x, dual, adjoint)
+    return primal, eqx.filter_jvp(honest, (operator, x), tangents[:2])[1]
 
 
 @eqx.filter_custom_jvp

@@ -26,6 +26,9 @@ class Bidiagonal(eqx.Module):
     # |A* b| / |b|, or the damping where that is larger: dividing by it keeps squares of an operator
     # scaled by 1e±30 inside float32.
     unit: Float[Array, " k"]
+    # What u and t contain of the final residual r = (I - A A^+) b, where t is asked for.
+    r_in_u: Float[Array, " k"] | None = None
+    r_in_t: Float[Array, " k"] | None = None
 
 
 def start_bidiagonal(
@@ -46,7 +49,9 @@ def start_bidiagonal(
     alpha = length / unit
     v = back / jnp.where((length > 0) & jnp.isfinite(length), length, 1)
     Av = operator.mv(v) / unit if isinstance(operator, Transposed) else None
-    return Bidiagonal(u, v, alpha, Av, u if with_dual else None, unit), beta
+    if not with_dual:
+        return Bidiagonal(u, v, alpha, Av, None, unit), beta
+    return Bidiagonal(u, v, alpha, Av, u, unit, inverse, inverse), beta
 
 
 def next_pair(
@@ -79,8 +84,14 @@ def next_pair(
         v_raw = back * (inverse / pair.unit) - beta * pair.v
         alpha, shrink = _norm(v_raw)
         v, Av = v_raw * shrink, None
-    t = None if pair.t is None else (u - beta * pair.t) * shrink
-    return Bidiagonal(u, v, alpha, Av, t, pair.unit), beta
+    if pair.t is None:
+        return Bidiagonal(u, v, alpha, Av, None, pair.unit), beta
+    assert pair.r_in_u is not None
+    assert pair.r_in_t is not None
+    t = (u - beta * pair.t) * shrink
+    r_in_u = -pair.alpha * pair.r_in_u * inverse
+    r_in_t = (r_in_u - beta * pair.r_in_t) * shrink
+    return Bidiagonal(u, v, alpha, Av, t, pair.unit, r_in_u, r_in_t), beta
 
 
 def _norm(a: Float[Array, "n k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:

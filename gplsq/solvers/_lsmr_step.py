@@ -68,6 +68,7 @@ class LSMRState(eqx.Module):
     x: Directions
     misfit: Directions | None  # A x - b, for kernel systems
     dual: Directions | None  # s with x = A* s, where it is asked for
+    excess: Directions | None  # the number of final residuals in the dual
     craig: Craig | None  # for consistent kernel systems
     # scalars of the two QR factorisations (section 2.4)
     alpha_bar: Float[Array, " k"]
@@ -112,6 +113,7 @@ def initial_state(
         x=Directions.start(pair.v),
         misfit=Directions.start(pair.Av, -b) if follow and pair.Av is not None else None,
         dual=None if pair.t is None else Directions.start(pair.t),
+        excess=None if pair.r_in_t is None else Directions.start(pair.r_in_t),
         craig=craig,
         alpha_bar=alpha,
         rho=one,
@@ -181,6 +183,7 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
         x=s.x.step(pair.v, *lengths),
         misfit=_follow(s.misfit, pair.Av, lengths),
         dual=_follow(s.dual, pair.t, lengths),
+        excess=_follow(s.excess, pair.r_in_t, lengths),
         craig=None if s.craig is None else s.craig.step(pair, beta),
         alpha_bar=alpha_bar,
         rho=rho,
@@ -225,7 +228,8 @@ def select(taken: Array, new: LSMRState, old: LSMRState) -> LSMRState:
 
     def kept(state: LSMRState):
         vectors = [state.x.value]
-        vectors += [part.value for part in (state.misfit, state.dual) if part is not None]
+        parts = (state.misfit, state.dual, state.excess)
+        vectors += [part.value for part in parts if part is not None]
         vectors += [] if state.craig is None else [state.craig.x, state.craig.misfit]
         return [
             *vectors,

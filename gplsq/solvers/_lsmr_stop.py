@@ -173,12 +173,13 @@ def without_residual(s: Array, r: Array, norm_r: Array, normal: Array, state: LS
     """The vector of minimum norm among those with `A* q = A* s`.
 
     All left vectors are in the span of the range of A and of the final residual r = (I - A A^+) b,
-    so what is too much in s is a multiple of r. Where r is not orthogonal to the range (b is in it,
-    and r is what the solve left) there is nothing to remove.
+    so what is too much in s is a multiple of r, which recurrences follow. (The product of s and r
+    does not say it: where b is in the range but for rounding, so is the direction of r.) Where r is
+    not orthogonal to the range (b is in it, and r is what the solve left) nothing is removed.
     """
     inside = normal * condition_estimate(state) > 0.1 * norm_estimate(state) * norm_r
-    along = safe_divide(jnp.sum(s * r, axis=0), norm_r**2)
-    return s - jnp.where(inside, 0, along) * r
+    assert state.excess is not None
+    return s - jnp.where(inside, 0, state.excess.value) * r
 
 
 def _settle(status: Array, met: Array, kind: Array | int) -> Array:
