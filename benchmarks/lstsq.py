@@ -18,6 +18,7 @@ Not measured: GPUs, multi-socket machines, matrices that do not fit into memory.
 
 import argparse
 import importlib.util
+import sys
 import time
 from collections.abc import Callable
 
@@ -139,8 +140,14 @@ def relative(a, b) -> float:
     return float(np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(b))
 
 
+def wanted(name, options):
+    """Whether `--only` asks for this line."""
+    return not options.only or any(word in name for word in options.only)
+
+
 def record(name, solve, A, b, g, truth, repeat):
     """One line of the table, with its two errors and two times for later."""
+    print(f"  ... {name}", file=sys.stderr, flush=True)
 
     def loss(A, b):
         return jnp.vdot(g, solve(A, b))
@@ -184,24 +191,27 @@ def dense(options, dtype):
         print(f"\n{options.rows} x {options.columns}, condition {condition:g}, {dtype}")
         rivals = peers(options.rtol)
         count = rivals.pop("_steps", None)
-        if count is not None and not options.no_unrolled:
+        if count is not None and wanted("unrolled", options):
             steps = int(jax.jit(count)(A, b))
             rivals[f"unrolled ({steps} steps)"] = unrolled(options.rtol, steps)
         lines, kept = [], {}
         for name, solve in rivals.items():
-            if options.only and not any(word in name for word in options.only):
+            if not wanted(name, options):
                 continue
             cells, errors, times = record(name, solve, A, b, g, truth, options.repeat)
             lines.append(cells)
             kept[name] = errors, times
         own = {"gplsq LSMR": ours(options.rtol)}
+        equal = "gplsq LSMR at equal error"
         iterative = [kept[name][0] for name in kept if "LSMR" in name or "matfree" in name]
-        if iterative:
+        if iterative and wanted(equal, options):
             goal = [min(error[i] for error in iterative) for i in (0, 1)]
             rtol = loosest(A, b, g, truth, goal, options.rtol)
-            own[f"gplsq LSMR at equal error (rtol {rtol:.0e})"] = ours(rtol)
+            own[f"{equal} (rtol {rtol:.0e})"] = ours(rtol)
         own["gplsq LSMR with Sketch()"] = ours(options.rtol, Sketch())
         for name, solve in own.items():
+            if not wanted(name, options):
+                continue
             cells, errors, times = record(name, solve, A, b, g, truth, options.repeat)
             lines.append(cells)
             kept[name] = errors, times
@@ -260,6 +270,8 @@ def block(options, dtype):
         own = {"gplsq LSMR": ours(options.rtol)}
         own["gplsq LSMR with Sketch()"] = ours(options.rtol, Sketch())
         for name, solve in {**vmapped, **own}.items():
+            if not wanted(name, options):
+                continue
             cells, errors, times = record(name, solve, A, b, g, truth, options.repeat)
             lines.append(cells)
             kept[name] = errors, times
@@ -451,8 +463,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--x64", action="store_true", help="float64 instead of float32")
-    parser.add_argument("--only", nargs="*", help="peers whose name contains one of these words")
-    parser.add_argument("--no-unrolled", action="store_true")
+    parser.add_argument("--only", nargs="*", help="lines whose name contains one of these words")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", options.x64)
     dtype = "float64" if options.x64 else "float32"

@@ -10,6 +10,7 @@ from gplsq import operators as operators
 from gplsq import solvers as solvers
 from gplsq import tuning as tuning
 from gplsq.estimators import GPRegressor as GPRegressor
+from gplsq.gp import plan as plan
 from gplsq.solvers import LSMR as LSMR
 from gplsq.solvers import Direct as Direct
 from gplsq.solvers import Solution as Solution

@@ -4,6 +4,7 @@ from gplsq._core._checks import check_choice as check_choice
 from gplsq._core._checks import check_finite_scalar as check_finite_scalar
 from gplsq._core._checks import check_real_array as check_real_array
 from gplsq._core._checks import describe as describe
+from gplsq._core._memory import free_memory as free_memory
 from gplsq._core._numerics import column_dot as column_dot
 from gplsq._core._numerics import column_norm as column_norm
 from gplsq._core._numerics import default_rtol as default_rtol

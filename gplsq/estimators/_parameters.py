@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from gplsq._core import check_choice, check_finite_scalar, describe
+from gplsq.gp import SOLVERS, memory_budget
 from gplsq.kernels import AbstractKernel
 from gplsq.solvers import AbstractLeastSquares
 from gplsq.tuning import as_loss, check_levels, check_optimizer, choose_objective
@@ -27,7 +28,7 @@ def check_parameters(model: Any) -> None:
     if model.objective is not None:
         choose_objective(model.objective, 2)
     if not isinstance(model.solver, AbstractLeastSquares):
-        check_choice("solver", model.solver, ("auto", "direct", "lsmr", "inducing"))
+        check_choice("solver", model.solver, SOLVERS)
     check_choice("variance", model.variance, ("auto", "exact", "neighbours"))
     check_choice("form", model.form, ("auto", "dense", "tiled"))
     if model.levels is not None:
@@ -35,6 +36,7 @@ def check_parameters(model: Any) -> None:
     check_optimizer(model.optimizer)
     if model.rtol is not None:
         check_finite_scalar("rtol", model.rtol, minimum=0.0, strict=True)
+    memory_budget(model.memory)
     if not isinstance(model.standardize, bool | np.bool_):
         msg = f"standardize must be True or False; got {describe(model.standardize)}."
         raise TypeError(msg)

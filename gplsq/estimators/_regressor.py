@@ -49,12 +49,17 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         hold-out beyond; or e.g. `gplsq.tuning.Holdout(0.1)`. None does not tune.
     loss : {"mse", "nlpd", "crps"} or callable, default="mse"
         What is tuned: a function of (y, mean, variance) in standardised units.
-    solver : {"auto", "direct", "lsmr", "inducing"} or solver, default="auto"
-        Dense Cholesky up to 5000 rows, preconditioned function-space LSMR beyond, and inducing
-        points beyond 50,000 rows (20,000 where the kernel matrix does not fit into memory).
+    solver : {"auto", "direct", "lsmr", "inducing", "features"} or solver, default="auto"
+        Planned by `gplsq.plan`: dense Cholesky up to 5000 rows, preconditioned function-space LSMR
+        beyond, and inducing points where that would take over half a minute.
     inducing : int or array-like of shape (m, d), default=None
         Inducing points, in standardised units when `standardize` is on, or how many to choose from
         the data; see `gplsq.gp.condition`.
+    num_features : int, default=None
+        Random features of ``solver="features"``.
+    memory : float or str, default=None
+        What the posterior may take beside the table: bytes, or text such as "2 GiB"; half of what
+        is free by default.
     variance : {"auto", "exact", "neighbours"}, default="auto"
         How predictive variances are computed, see `gplsq.gp.Posterior.variance`: exact with the
         direct solver; otherwise by default the upper bound from the 64 most correlated rows, which
@@ -114,6 +119,8 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         loss: str | Callable = "mse",
         solver: AbstractLeastSquares | str = "auto",
         inducing: Any = None,
+        num_features: int | None = None,
+        memory: float | str | None = None,
         variance: str = "auto",
         standardize: bool = True,
         optimizer: Any = None,
@@ -129,6 +136,8 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         self.loss = loss
         self.solver = solver
         self.inducing = inducing
+        self.num_features = num_features
+        self.memory = memory
         self.variance = variance
         self.standardize = standardize
         self.optimizer = optimizer
@@ -328,6 +337,8 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             rtol=self.rtol,
             form=self.form,
             inducing=self.inducing,
+            num_features=self.num_features,
+            memory=self.memory,
             key=jax.random.key(int(rng.integers(2**31))),
         )
         if not bool(jnp.all(jnp.isfinite(self.posterior_.solution.value))):

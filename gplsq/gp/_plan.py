@@ -1,100 +1,369 @@
-"""Which solver a data size gets when the user does not choose, and why."""
+"""What `solver="auto"` does: every way to fit n rows, its predicted cost, and the choice."""
 
-from dataclasses import dataclass
+import math
+import re
+from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from gplsq.operators import keep_budget
+from gplsq._core import check_choice, check_finite_scalar, describe, free_memory
+from gplsq.gp._machine import NOMINAL, Rates, machine_rates
 from gplsq.solvers import LSMR, AbstractLeastSquares, Direct, RandomlyPivotedCholesky
 
-# Up to here a Cholesky factor takes under a second on two cores and gives variances for free.
-_DIRECT_ROWS = 5000
+# Up to here a Cholesky factor takes about a second on two cores and gives variances for free.
+DIRECT_ROWS = 5000
 # Columns of the preconditioner. On 15,000 to 40,000 rows in float32, 200 columns took no more
 # steps than 1000: rounding, not rank, limits how much of the spectrum can be taken out.
 _RANK = 200
 _MAX_STEPS = 1000
-# Beyond so many rows a product with the whole kernel matrix takes seconds, and a solve a hundred of
-# them; beyond the second number where the matrix is not kept either.
-_EXACT_ROWS, _TILED_ROWS = 50_000, 20_000
+# Steps that predictions of cost count with: exact models took 20 to 150, low-rank ones 8 to 20.
+_STEPS, _LOW_RANK_STEPS = 60, 15
+# An exact model is taken while its solve is predicted to take no longer than this, in seconds.
+_EXACT_SECONDS = 30.0
 # Products with n x 2048 entries take under half a second on two cores up to here.
 _MANY_ROWS = 200_000
-_INDUCING, _INDUCING_OF_MANY = 2048, 1024
+_MANY_FUNCTIONS, _FEWER_FUNCTIONS, _FEWEST_FUNCTIONS = 2048, 1024, 128
+# Rows of the Gram matrix of a low-rank model for each of its functions, and candidates for each of
+# its inducing points, as `gplsq.gp._low_rank` takes them.
+GRAM_ROWS_PER_FUNCTION, CANDIDATES_PER_POINT = 32, 10
+# Numbers of a tile at most, of which a product and its derivative hold about six.
+_TILE_ENTRIES = 1_200_000
+# Fraction of the free memory that a fit may take if the user gives no budget.
+_FRACTION = 0.5
+
+SOLVERS = ("auto", "direct", "lsmr", "inducing", "features")
 
 
 @dataclass(frozen=True)
-class SolvePlan:
-    """A solver, its preconditioner and the reason for the choice."""
+class Candidate:
+    """One way to fit, with what it is predicted to cost."""
 
+    name: str  # "direct", "kept", "tiled", "inducing" or "features"
+    rank: int | None  # of the preconditioner, or functions of a low-rank model
+    seconds: float  # of the posterior mean's solve, without tuning and compilation
+    bytes: float  # beside the table itself
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A solver, its preconditioner, the form of the kernel matrix, and the reasons.
+
+    Prints as a table of all candidates.
+    """
+
+    model: str  # "exact", "inducing" or "features"
     solver: AbstractLeastSquares
     preconditioner: Any
     reason: str
-    num_inducing: int | None = None  # set where the model is one of inducing points
+    form: str = "auto"  # "dense" or "tiled" of an exact model
+    rank: int | None = None  # functions of a low-rank model
+    chosen: str = ""
+    candidates: tuple[Candidate, ...] = field(default=(), repr=False)
+    memory: float = math.inf
+    note: str = field(default="", repr=False)
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The chosen way's line of the table; None where the caller brought a solver."""
+        return next((c for c in self.candidates if c.name == self.chosen), None)
+
+    def __str__(self) -> str:
+        lines = [self.reason]
+        if self.candidates:
+            lines.append(f"{'':2}{'way':10}{'rank':>6}{'seconds':>10}{'memory':>14}")
+        for way in self.candidates:
+            mark = "->" if way.name == self.chosen else "  "
+            size = format_bytes(way.bytes) + (" (!)" if way.bytes > self.memory else "")
+            rank = "" if way.rank is None else str(way.rank)
+            lines.append(f"{mark}{way.name:10}{rank:>6}{way.seconds:>10.2g}{size:>14}")
+        if self.candidates:
+            lines.append(
+                f"Seconds of one solve, without tuning and compilation; memory beside the table; "
+                f"(!) is over the budget of {format_bytes(self.memory)}."
+            )
+        return "\n".join(lines + ([self.note] if self.note else []))
 
 
-def choose_model(
+def plan(
     n: int,
-    dtype: Any,
+    d: int,
+    *,
+    dtype: Any = jnp.float32,
+    num_targets: int = 1,
     solver: AbstractLeastSquares | str = "auto",
-    rtol: float | None = None,
+    memory: float | str | None = None,
     form: str = "auto",
-    num_inducing: int | None = None,
-) -> SolvePlan:
-    """The exact model by `choose_solver`, or inducing points where there are too many rows for it.
+    rank: int | None = None,
+    rtol: float | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """What a fit of n rows would do with these settings, what it would cost, and why.
 
     Parameters
     ----------
-    n, dtype, solver, rtol
-        As for `choose_solver`; `solver` may be ``"inducing"`` too.
+    n, d
+        Rows and columns of the table.
+    dtype
+        Of the table: float32 or float64.
+    num_targets
+        Right-hand sides solved for at once.
+    solver
+        ``"auto"``, ``"direct"``, ``"lsmr"``, ``"inducing"``, ``"features"``, or a solver, which is
+        taken as it is.
+    memory
+        What a fit may take beside the table: bytes, or text such as ``"2 GiB"``; half of what is
+        free on the device now by default.
     form
-        How an exact model multiplies by the kernel matrix. ``"auto"`` takes inducing points from
-        20,000 rows on if the matrix does not fit into memory, and from 50,000 rows on anyway.
-    num_inducing
-        Inducing points: 2048 by default, 1024 from 200,000 rows on.
+        How an exact model multiplies by the kernel matrix: ``"auto"``, ``"dense"`` (kept) or
+        ``"tiled"``. Anything but ``"auto"`` asks for an exact model.
+    rank
+        Functions of a low-rank model: inducing points or features. By default 2048, and 1024 from
+        200,000 rows on, halved until the model fits into `memory`.
+    rtol
+        Relative residual asked of LSMR. By default 1e-2 in float32; in float64 1e-4, and 1e-3 with
+        low-rank models. The error of a prediction is about rtol standard deviations of the target.
+    rates
+        Speeds of the machine; measured and cached by default (`machine_rates`).
+
+    Returns
+    -------
+    Plan
+        Print it.
+
+    Raises
+    ------
+    ValueError
+        If nothing fits into `memory`, or an argument is out of range.
+
+    Notes
+    -----
+    ``"auto"`` takes the dense factorisation up to 5000 rows; beyond, the quicker exact way (K kept
+    or made again in tiles) of those that fit, while its solve is predicted to take up to 30
+    seconds; inducing points otherwise; and random features only if nothing else fits.
+
+    Examples
+    --------
+    >>> import gplsq
+    >>> print(gplsq.plan(1000, 5).reason)
+    direct (dense Cholesky): 1000 rows, up to 5000
     """
-    size = n * n * jnp.dtype(dtype).itemsize
-    too_many = n > _EXACT_ROWS or (n > _TILED_ROWS and size > keep_budget())
-    if solver != "inducing" and not (solver == "auto" and form == "auto" and too_many):
-        return choose_solver(n, dtype, solver, rtol)
-    why = "asked for" if solver == "inducing" else f"{n} rows, too many for the exact model"
-    if num_inducing is None:
-        num_inducing = _INDUCING_OF_MANY if n > _MANY_ROWS else _INDUCING
-    if rtol is None:
-        rtol = 1e-2 if jnp.finfo(dtype).bits <= 32 else 1e-3
-    method = LSMR(rtol=rtol, max_steps=_MAX_STEPS)
-    reason = f"inducing points, LSMR on generated rows: {why}"
-    return SolvePlan(method, None, reason, min(n, num_inducing))
+    _check_size("n", n)
+    _check_size("d", d)
+    _check_size("num_targets", num_targets)
+    if rank is not None:
+        _check_size("rank", rank)
+    check_choice("form", form, ("auto", "dense", "tiled"))
+    own = isinstance(solver, AbstractLeastSquares)
+    if not own:
+        check_choice("solver", solver, SOLVERS)
+    budget = memory_budget(memory)
+    if rates is None:
+        # Small tables need no measurement to be planned, only to be told how long they take.
+        rates = NOMINAL if own else machine_rates()
+    ways = _candidates(n, d, num_targets, jnp.dtype(dtype), rank, budget, rates)
+    return _choose(n, dtype, solver, budget, form, rank, rtol, ways)
+
+
+def choose_plan(n: int, d: int, dtype: Any, solver: Any, **settings: Any) -> Plan:
+    """`plan` for a fit: without a measurement where it cannot change the choice."""
+    quick = n <= DIRECT_ROWS or solver != "auto" or settings.get("form", "auto") != "auto"
+    rates = NOMINAL if quick else None
+    return plan(n, d, dtype=dtype, solver=solver, rates=rates, **settings)
 
 
 def choose_solver(
     n: int, dtype: Any, solver: AbstractLeastSquares | str = "auto", rtol: float | None = None
-) -> SolvePlan:
-    """The solver for n rows: dense for small n, preconditioned function-space LSMR beyond.
+) -> Plan:
+    """The solver of an exact model of n rows: dense for small n, preconditioned LSMR beyond.
 
     Parameters
     ----------
-    n
-        Rows of data.
-    dtype
-        Of the data.
+    n, dtype, rtol
+        As for `plan`.
     solver
         ``"auto"``, ``"direct"``, ``"lsmr"``, or a solver, which is taken as it is.
-    rtol
-        Relative residual asked of LSMR; 1e-2 in float32 and 1e-4 in float64 by default. The error
-        of a prediction is about rtol standard deviations of the target.
     """
     if isinstance(solver, AbstractLeastSquares):
         preconditioner = None if isinstance(solver, Direct) else _preconditioner(n)
-        return SolvePlan(solver, preconditioner, "chosen by the caller")
-    if solver == "direct" or (solver == "auto" and n <= _DIRECT_ROWS):
-        why = "asked for" if solver == "direct" else f"{n} rows, up to {_DIRECT_ROWS}"
-        return SolvePlan(Direct(), None, f"direct (dense Cholesky): {why}")
-    if rtol is None:
-        rtol = 1e-2 if jnp.finfo(dtype).bits <= 32 else 1e-4
-    why = "asked for" if solver == "lsmr" else f"{n} rows, over {_DIRECT_ROWS}"
-    method = LSMR(rtol=rtol, max_steps=_MAX_STEPS)
-    return SolvePlan(method, _preconditioner(n), f"function-space LSMR: {why}")
+        return Plan("exact", solver, preconditioner, "chosen by the caller")
+    if solver == "direct" or (solver == "auto" and n <= DIRECT_ROWS):
+        why = "asked for" if solver == "direct" else f"{n} rows, up to {DIRECT_ROWS}"
+        reason = f"direct (dense Cholesky): {why}"
+        return Plan("exact", Direct(), None, reason, form="tiled", chosen="direct")
+    why = "asked for" if solver == "lsmr" else f"{n} rows, over {DIRECT_ROWS}"
+    method = LSMR(rtol=_rtol(rtol, dtype, 1e-4), max_steps=_MAX_STEPS)
+    return Plan("exact", method, _preconditioner(n), f"function-space LSMR: {why}")
+
+
+def memory_budget(memory: float | str | None) -> float:
+    """Bytes from bytes, text such as ``"2 GiB"``, or None for half of what is free."""
+    if memory is None:
+        return _FRACTION * free_memory()
+    if isinstance(memory, str):
+        found = re.fullmatch(
+            r"\s*([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", memory, re.IGNORECASE
+        )
+        try:
+            number = float(found[1]) if found else math.nan
+        except ValueError:
+            number = math.nan
+        if not (found and number > 0):
+            msg = (
+                f'memory must be bytes or text such as "2 GiB"; got {memory!r}. Pass one of these.'
+            )
+            raise ValueError(msg)
+        step = 1024 if found[3] else 1000
+        return number * step ** " KMGT".index(found[2].upper() or " ")
+    return check_finite_scalar("memory", memory, minimum=0.0, strict=True)
+
+
+def format_bytes(size: float) -> str:
+    """`1.5 GiB` and the like."""
+    if not math.isfinite(size):
+        return "unlimited"
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = 0 if size < 1 else min(int(math.log2(size) // 10), len(units) - 1)
+    return f"{size / 1024**power:.3g} {units[power]}"
+
+
+def _choose(n, dtype, solver, budget, form, rank, rtol, ways) -> Plan:
+    by_name = {way.name: way for way in ways}
+    if isinstance(solver, AbstractLeastSquares):
+        chosen = choose_solver(n, dtype, solver)
+        name = "direct" if isinstance(solver, Direct) else _exact_form(form, by_name, budget)
+        return _planned(chosen, name, ways, budget)
+    fits = {way.name for way in ways if way.bytes <= budget}
+    if solver == "auto":
+        name = _auto(n, form, by_name, fits, budget)
+    elif solver == "lsmr":
+        name = _exact_form(form, by_name, budget)
+    else:
+        name = solver
+    if name not in fits and (solver == "auto" or name in ("inducing", "features")):
+        least = min(ways, key=lambda way: way.bytes)
+        msg = (
+            f"memory of {format_bytes(budget)} is too little for {n} rows: the smallest way "
+            f"({least.name}{'' if least.rank is None else f', rank {least.rank}'}) takes "
+            f"{format_bytes(least.bytes)}. Give more memory, or fit fewer rows."
+        )
+        raise ValueError(msg)
+    if name in ("direct", "kept", "tiled"):
+        exact = "direct" if name == "direct" else "lsmr"
+        # The reason of "auto" names the size; of anything else, the wish.
+        given = "auto" if solver == "auto" and (name == "direct") == (n <= DIRECT_ROWS) else exact
+        chosen = choose_solver(n, dtype, given, rtol)
+        if solver == "auto" and given != "auto":
+            chosen = _because(chosen, f"{n} rows, the dense factor does not fit into memory")
+        return _planned(chosen, name, ways, budget)
+    why = "asked for"
+    if solver == "auto":
+        why = f"{n} rows, too many for the exact model"
+    method = LSMR(rtol=_rtol(rtol, dtype, 1e-3), max_steps=_MAX_STEPS)
+    words = "inducing points" if name == "inducing" else "random features"
+    count = by_name[name].rank
+    assert count is not None
+    if rank is None and count < default_rank(n):
+        why = f"{why}; fewer than {default_rank(n)} to fit into {format_bytes(budget)}"
+    reason = f"{words}, LSMR on generated rows: {why}"
+    return Plan(name, method, None, reason, "tiled", count, name, tuple(ways), budget)
+
+
+def _because(chosen: Plan, why: str) -> Plan:
+    reason = f"{chosen.reason.split(':')[0]}: {why}"
+    return Plan("exact", chosen.solver, chosen.preconditioner, reason)
+
+
+def _planned(chosen: Plan, name: str, ways: list[Candidate], budget: float) -> Plan:
+    form = "dense" if name == "kept" else "tiled"
+    return Plan(
+        "exact",
+        chosen.solver,
+        chosen.preconditioner,
+        chosen.reason,
+        form,
+        None,
+        name,
+        tuple(ways),
+        budget,
+    )
+
+
+def _auto(n: int, form: str, by_name: dict, fits: set, budget: float) -> str:
+    if n <= DIRECT_ROWS and "direct" in fits:
+        return "direct"
+    exact = _exact_form(form, by_name, budget)
+    if form != "auto":
+        return exact
+    if exact in fits and (n <= DIRECT_ROWS or by_name[exact].seconds <= _EXACT_SECONDS):
+        return exact
+    return "features" if "inducing" not in fits and "features" in fits else "inducing"
+
+
+def _exact_form(form: str, by_name: dict, budget: float) -> str:
+    if form != "auto":
+        return "kept" if form == "dense" else "tiled"
+    kept, tiled = by_name["kept"], by_name["tiled"]
+    return "kept" if kept.bytes <= budget and kept.seconds <= tiled.seconds else "tiled"
+
+
+def default_rank(n: int) -> int:
+    """Functions of a low-rank model for n rows."""
+    return min(n, _FEWER_FUNCTIONS if n > _MANY_ROWS else _MANY_FUNCTIONS)
+
+
+def _candidates(n, d, k, dtype, rank, budget, rates) -> list[Candidate]:
+    b = dtype.itemsize
+    slower = b / 4  # rates are of float32
+    r = min(n, _RANK)
+    tiles = 6 * min(_TILE_ENTRIES, n * n) * b
+    entries = slower * n * n / rates.entries
+    column_flops = 2.0 * n * n * max(k - 1, 0) * slower / rates.flops
+    vectors = b * n * (12 * k + 3 * r)
+    setup = slower * (n * r / rates.entries + 2 * n * r * r / rates.flops)
+    kept = entries + _STEPS * (n * n * b / rates.bytes + column_flops) + setup
+    tiled = _STEPS * (entries + column_flops) + setup
+    factor = slower * n**3 / 3 / rates.factor_flops
+    ways = [
+        Candidate("direct", None, entries + factor, 3.0 * n * n * b),
+        Candidate("kept", r, kept, n * n * b + vectors + tiles),
+        Candidate("tiled", r, tiled, vectors + tiles),
+    ]
+    for name in ("inducing", "features"):
+        count = min(n, rank) if rank is not None and name == "inducing" else rank
+        count = default_rank(n) if count is None else count
+        way = _low_rank(name, n, d, k, b, count, rates)
+        while rank is None and way.bytes > budget and count >= 2 * _FEWEST_FUNCTIONS:
+            count //= 2
+            way = _low_rank(name, n, d, k, b, count, rates)
+        ways.append(way)
+    return ways
+
+
+def _low_rank(name: str, n: int, d: int, k: int, b: int, m: int, rates: Rates) -> Candidate:
+    slower = b / 4
+    rows = min(n, GRAM_ROWS_PER_FUNCTION * m)
+    chosen = min(n, CANDIDATES_PER_POINT * m) if name == "inducing" else 0
+    sweep = n * m * (1 / rates.entries + 2 * max(k - 1, 0) / rates.flops)
+    flops = 2.0 * rows * m * m + 3.0 * m**3 + 2.0 * chosen * m * m
+    seconds = slower * ((_LOW_RANK_STEPS + rows / n) * sweep + flops / rates.flops)
+    size = b * (6.0 * m * m + 2.0 * chosen * m + n * (6 * k + 3) + 6 * min(_TILE_ENTRIES, n * m))
+    return Candidate(name, m, seconds, size)
+
+
+def _rtol(rtol: float | None, dtype: Any, wide: float) -> float:
+    if rtol is not None:
+        return rtol
+    return 1e-2 if jnp.finfo(dtype).bits <= 32 else wide
 
 
 def _preconditioner(n: int) -> RandomlyPivotedCholesky:
     return RandomlyPivotedCholesky(rank=min(n, _RANK), block=min(n, 100))
+
+
+def _check_size(name: str, value: Any) -> None:
+    whole = hasattr(value, "__index__") and not isinstance(value, bool | jax.Array)
+    if not whole or int(value) < 1:
+        msg = f"{name} must be a whole number, at least 1; got {describe(value)}. Pass an int."
+        raise ValueError(msg)

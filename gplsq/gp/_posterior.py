@@ -1,6 +1,7 @@
 """Conditioning a Gaussian process on data: the posterior mean is regularised least squares."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -17,8 +18,8 @@ from gplsq._core import (
     is_traced,
     status_ok,
 )
-from gplsq.gp._inducing import InducingPosterior, check_inducing, condition_inducing
-from gplsq.gp._plan import choose_model, choose_solver
+from gplsq.gp._low_rank import LowRankPosterior, check_inducing, condition_low_rank
+from gplsq.gp._plan import SOLVERS, Plan, choose_plan, choose_solver, memory_budget
 from gplsq.gp._variance import (
     covariance_by_factor,
     covariance_by_solves,
@@ -167,8 +168,10 @@ def condition(
     rtol: float | None = None,
     form: str = "auto",
     inducing: ArrayLike | int | None = None,
+    num_features: int | None = None,
+    memory: float | str | None = None,
     key: Array | None = None,
-) -> Posterior | InducingPosterior:
+) -> Posterior | LowRankPosterior:
     """Condition a zero-mean Gaussian process on noisy values.
 
     Parameters
@@ -182,32 +185,39 @@ def condition(
     noise_variance
         Variance of the observation noise, in squared units of y; positive.
     solver
-        ``"auto"`` (or None) takes a dense Cholesky factor up to 5000 rows and function-space LSMR
-        with a randomly pivoted Cholesky preconditioner beyond, and inducing points beyond 50,000
-        rows, or 20,000 where the kernel matrix does not fit into memory. If the factor does not
-        exist in the dtype, ``"auto"`` goes on with LSMR, and `plan` says so. ``"direct"``,
-        ``"lsmr"``, ``"inducing"``, or a solver for the exact model.
+        ``"auto"`` (or None) plans by `gplsq.plan`: a dense Cholesky factor up to 5000 rows,
+        function-space LSMR with a randomly pivoted Cholesky preconditioner beyond, and inducing
+        points where that would take over half a minute. If the factor does not exist in the dtype,
+        ``"auto"`` goes on with LSMR, and `plan` says so. ``"direct"``, ``"lsmr"``,
+        ``"inducing"``, ``"features"`` (random features), or a solver for the exact model.
     rtol
-        Relative residual asked of LSMR; 1e-2 in float32 and 1e-4 in float64 by default; 1e-3 in
-        float64 with inducing points.
+        Relative residual asked of LSMR. By default 1e-2 in float32; in float64 1e-4, and 1e-3 with
+        inducing points and features.
     form
         How LSMR multiplies by the kernel matrix, see `gplsq.operators.Kernel`. Anything but
         ``"auto"`` asks for the exact model.
     inducing
         Inducing points, shape (m, d), or how many to choose from X; used with inducing points only.
         By default 2048, and 1024 from 200,000 rows on.
+    num_features
+        Random features; used with ``solver="features"`` only. As many by default.
+    memory
+        What the fit may take beside the table, in bytes or as text such as ``"2 GiB"``; half of
+        what is free by default. With ``solver="auto"`` a fit that runs out of memory is tried once
+        more with a quarter of it, and `plan` says so.
     key
-        A JAX random key for the choice of inducing points and of rows; a fixed one by default.
+        A JAX random key for inducing points, features and the choice of rows; a fixed one by
+        default.
 
     Returns
     -------
-    Posterior or InducingPosterior
+    Posterior or LowRankPosterior
         Look at `.solution.ok` and `.solution.report()`.
 
     Raises
     ------
     ValueError
-        If shapes do not match, or the noise variance is not positive.
+        If shapes do not match, the noise variance is not positive, or nothing fits into `memory`.
 
     Notes
     -----
@@ -217,7 +227,7 @@ def condition(
     check_choice("form", form, ("auto", "dense", "tiled"))
     solver = "auto" if solver is None else solver
     if not isinstance(solver, AbstractLeastSquares):
-        check_choice("solver", solver, ("auto", "direct", "lsmr", "inducing"))
+        check_choice("solver", solver, SOLVERS)
     noise = _noise(noise_variance)
     points = jnp.asarray(X)
     if not jnp.issubdtype(points.dtype, jnp.floating):
@@ -231,24 +241,44 @@ def condition(
         raise ValueError(msg)
     noise = noise.astype(points.dtype)
     kernel = cast(kernel, points.dtype)
-    num, centres = check_inducing(inducing, points)
-    plan = choose_model(points.shape[0], points.dtype, solver, rtol, form, num)
-    if plan.num_inducing is not None:
-        key = jax.random.key(0) if key is None else key
-        return condition_inducing(kernel, points, target, noise, plan, centres, key)
+    count, centres = check_inducing(inducing, points)
+    key = jax.random.key(0) if key is None else key
+    settings = {"form": form, "rtol": rtol, "rank": num_features if solver == "features" else count}
+    n, d = points.shape
+    budget = memory_budget(memory)
+    plan = choose_plan(n, d, points.dtype, solver, memory=budget, **settings)
+    data = kernel, points, target, noise
+    try:
+        return _fit(*data, plan, solver, rtol, centres, key)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if solver != "auto" or not _out_of_memory(error):
+            raise
+        smaller = choose_plan(n, d, points.dtype, solver, memory=budget / 4, **settings)
+    reason = f"{smaller.reason}; a first try ({plan.chosen}) ran out of memory"
+    return _fit(*data, replace(smaller, reason=reason), solver, rtol, centres, key)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    words = ("RESOURCE_EXHAUSTED", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _fit(kernel, points, target, noise, plan, solver, rtol, centres, key):
+    """Follow the plan; "auto" goes on with LSMR where a factor breaks down."""
+    if plan.model != "exact":
+        return condition_low_rank(kernel, points, target, noise, plan, centres, key)
+    posterior = _solve(kernel, target, noise, plan, points)
     direct = isinstance(plan.solver, Direct)
-    operator = KernelOperator(kernel, points, "tiled" if direct else form)
-    posterior = _solve(kernel, operator, target, noise, plan)
     broken = direct and solver == "auto" and not bool(jnp.all(posterior.solution.ok))
     if broken and bool(jnp.all(jnp.isfinite(target))):
         retry = choose_solver(points.shape[0], points.dtype, "lsmr", rtol)
         reason = f"{retry.reason}, because the Cholesky factor broke down in {points.dtype}"
-        plan = type(retry)(retry.solver, retry.preconditioner, reason)
-        posterior = _solve(kernel, KernelOperator(kernel, points, form), target, noise, plan)
+        posterior = _solve(kernel, target, noise, replace(retry, reason=reason), points)
     return posterior
 
 
-def _solve(kernel, operator, target, noise, plan) -> Posterior:
+def _solve(kernel, target, noise, plan: Plan, points) -> Posterior:
+    operator = KernelOperator(kernel, points, plan.form)
     damp = jnp.sqrt(noise)
     prepared = _prepare(plan.solver, operator, damp, plan.preconditioner)
     # A solver that is already prepared is handed to lstsq as the preconditioner.

@@ -1,7 +1,5 @@
 """The evaluation operator of a kernel's function space on its training points."""
 
-import os
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ from gplsq._core import (
     cast,
     check_choice,
     column_norm,
+    free_memory,
     map_row_tiles,
     matmul,
     stop_gradient,
@@ -129,15 +128,7 @@ class Kernel(AbstractLinearOperator):
 
 def keep_budget() -> float:
     """Bytes that a kept kernel matrix may take: a fraction of what is free on this machine."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        with open("/proc/meminfo") as lines:  # counts reclaimable caches as free, where it exists
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    free = int(line.split()[1]) * 1024
-    except (OSError, ValueError, AttributeError):
-        free = 4 * 1024**3
-    return _KEEP_FRACTION * free
+    return _KEEP_FRACTION * free_memory()
 
 
 def _tile(kernel: AbstractKernel, X: Array, rows: Array, index: Array, diagonal: Array) -> Array:

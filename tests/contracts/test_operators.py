@@ -82,6 +82,10 @@ OPERATORS = {
         lambda dtype: operators.Inducing(KERNEL, POINTS.astype(dtype), POINTS[:4], block=3),
         _inducing(),
     ),
+    "features": (
+        lambda dtype: operators.Features(kernels.Linear(0.3) + 0.5, POINTS.astype(dtype), 3),
+        np.concatenate([np.sqrt(0.3) * POINTS, np.full((7, 1), np.sqrt(0.5))], axis=1),
+    ),
     "transposed": (lambda dtype: operators.Transposed(_dense(A, dtype)), A.T),
 }
 

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from gplsq import LSMR
-from gplsq.gp import InducingPosterior, choose_model, condition
+from gplsq.gp import LowRankPosterior, condition
 from gplsq.kernels import RBF, Matern32
 
 NOISE = 0.04
@@ -37,7 +36,7 @@ def test_mean_and_covariance_are_those_of_dense_algebra(rng, x64):
     X, y, points = data(rng)
     kernel, Z = 1.5 * RBF(0.9), X[:20] + 0.01
     posterior = fit(kernel, X, y, inducing=Z, rtol=1e-12)
-    assert isinstance(posterior, InducingPosterior)
+    assert isinstance(posterior, LowRankPosterior)
     assert bool(posterior.solution.ok)
     mean, covariance = oracle(kernel, X, y, Z, points)
     np.testing.assert_allclose(posterior.mean(points), mean, rtol=1e-5, atol=1e-6)
@@ -109,17 +108,6 @@ def test_samples_have_the_posterior_mean_and_covariance(rng):
         draws.mean(axis=1), posterior.mean(points[:3]), atol=spread.max() / 10
     )
     np.testing.assert_allclose(draws.std(axis=1), spread, rtol=0.1)
-
-
-def test_the_model_is_chosen_by_the_number_of_rows():
-    assert choose_model(1000, np.float32).num_inducing is None
-    assert choose_model(60_000, np.float32).num_inducing == 2048
-    assert choose_model(1_000_000, np.float32).num_inducing == 1024
-    assert choose_model(60_000, np.float32, form="tiled").num_inducing is None
-    assert choose_model(60_000, np.float32, "lsmr").num_inducing is None
-    assert choose_model(60_000, np.float32, LSMR()).num_inducing is None
-    assert choose_model(100, np.float32, "inducing", num_inducing=500).num_inducing == 100
-    assert "too many for the exact model" in choose_model(60_000, np.float32).reason
 
 
 @pytest.mark.parametrize(

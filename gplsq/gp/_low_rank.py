@@ -1,4 +1,4 @@
-"""Conditioning on many rows through inducing points: tall damped least squares."""
+"""Conditioning on many rows through a basis of few functions: tall damped least squares."""
 
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -8,22 +8,34 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from gplsq._core import as_points, check_choice, describe, jittered_cholesky, matmul
-from gplsq.gp._plan import SolvePlan
+from gplsq._core import (
+    as_points,
+    check_choice,
+    describe,
+    jittered_cholesky,
+    map_row_tiles,
+    matmul,
+    tile_rows,
+)
+from gplsq.gp._plan import CANDIDATES_PER_POINT, GRAM_ROWS_PER_FUNCTION, Plan
 from gplsq.kernels import AbstractKernel
-from gplsq.operators import Dense, Inducing, cross_product, inducing_features
+from gplsq.operators import (
+    AbstractBasis,
+    AbstractEvaluation,
+    Dense,
+    FeatureBasis,
+    Features,
+    Inducing,
+    InducingBasis,
+)
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import Solution, gram_of_rows, inverse_root, lstsq, pivoted_factor, sample_rows
 
-# Rows of the data that inducing points are chosen from, and that the variance is given, for each
-# inducing point.
-_CANDIDATES_PER_POINT = 10
-_GRAM_ROWS_PER_POINT = 32
 _PIVOT_BLOCK = 100
 
 
-class InducingPosterior(eqx.Module):
-    """A Gaussian process on the span of inducing points, conditioned on data; see `condition`.
+class LowRankPosterior(eqx.Module):
+    """A Gaussian process on a space of few functions, conditioned on data; see `condition`.
 
     Predictions are of the latent function, without observation noise.
 
@@ -31,21 +43,20 @@ class InducingPosterior(eqx.Module):
     ----------
     kernel, noise_variance
         The model; `noise_variance` in squared units of the target.
-    Z
-        Inducing points, shape (m, d).
+    basis
+        The m functions: spanned by inducing points, or random features.
     X, y
         The data, shapes (n, d) and (n,); empty in a pickle.
     coefficients
-        c of `mean(x) = sum_j c_j k(x, z_j)`.
+        c of `mean(x) = basis.sections(x) . c`; of inducing points `mean(x) = sum_j c_j k(x, z_j)`.
     solution
-        The `Solution` of the mean's least-squares problem, in the orthonormal coordinates of
-        `gplsq.operators.Inducing`.
+        The `Solution` of the mean's least-squares problem, in the basis.
     plan
         Which solver was used, and why.
     """
 
     kernel: AbstractKernel
-    Z: Float[Array, "m d"]
+    basis: AbstractBasis
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
     noise_variance: Float[Array, ""]
@@ -55,16 +66,30 @@ class InducingPosterior(eqx.Module):
     plan: str = eqx.field(static=True)
 
     def mean(self, Z: ArrayLike) -> Float[Array, " t"]:
-        """Posterior mean at Z, shape (t, d). Cost: t m kernel entries, in tiles."""
-        return cross_product(self.kernel, self._points(Z), self.Z, self.coefficients)
+        """Posterior mean at Z, shape (t, d). Cost: t m sections, in tiles."""
+        return _mean(self.basis, self.coefficients, self._points(Z))
+
+    @property
+    def Z(self) -> Float[Array, "m d"]:
+        """The inducing points.
+
+        Raises
+        ------
+        AttributeError
+            For a model of random features, which has none.
+        """
+        if not isinstance(self.basis, InducingBasis):
+            msg = "a model of random features has no inducing points Z."
+            raise AttributeError(msg)
+        return self.basis.Z
 
     def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " t"]:
         """Posterior variance of the latent function at Z, shape (t, d); never negative.
 
-        The prior variance that the inducing points do not explain, plus the posterior variance of
-        what they do ("deterministic training conditional", Seeger, Williams & Lawrence 2003). Given
-        all rows up to 64 for each inducing point, and given a sample of so many beyond: then it is
-        an upper bound of that given all.
+        The prior variance that the basis does not explain, plus the posterior variance of
+        what it does ("deterministic training conditional", Seeger, Williams & Lawrence 2003). Given
+        all rows up to 32 for each function, and given a sample of so many beyond: then it is an
+        upper bound of that given all.
 
         Parameters
         ----------
@@ -78,11 +103,11 @@ class InducingPosterior(eqx.Module):
     def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " t"]:
         """`variance` before negative rounding errors are set to 0, to count them."""
         check_choice("method", method, ("auto", "exact"))
-        return _variance(self.kernel, self.Z, self.factors, self._points(Z))
+        return _variance(self.kernel, self.basis, self.factors, self._points(Z))
 
     def covariance(self, Z: ArrayLike) -> Float[Array, "t t"]:
         """Joint posterior covariance of the latent function at Z, shape (t, d); t^2 memory."""
-        return _covariance(self.kernel, self.Z, self.factors, self._points(Z))
+        return _covariance(self.kernel, self.basis, self.factors, self._points(Z))
 
     def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "t num"]:
         """Joint draws of the latent function at Z, by the eigenvectors of the covariance."""
@@ -100,19 +125,20 @@ class InducingPosterior(eqx.Module):
         """
         index = jnp.asarray(rows)
         points = self.X[index]
-        leverage = _leverage(self.kernel, self.Z, self.factors, points)
+        leverage = _leverage(self.basis, self.factors, points)
         residual = self.y[index] - self.mean(points)
         return residual / (1 - jnp.minimum(leverage, 0.99)), self.variance(points)
 
-    def without_kept_matrix(self) -> "InducingPosterior":
+    def without_kept_matrix(self) -> "LowRankPosterior":
         """The same posterior for a pickle: without the data, which predictions do not need."""
         return eqx.tree_at(lambda p: (p.X, p.y), self, (self.X[:0], self.y[:0]))
 
     def _points(self, Z: ArrayLike) -> Float[Array, "t d"]:
-        points = jnp.asarray(Z, self.Z.dtype)
-        if points.ndim != 2 or points.shape[1] != self.Z.shape[1]:
+        d = self.X.shape[1]
+        points = jnp.asarray(Z, self.X.dtype)
+        if points.ndim != 2 or points.shape[1] != d:
             msg = (
-                f"Z must be a table of points, shape (t, {self.Z.shape[1]}), like the data; got "
+                f"Z must be a table of points, shape (t, {d}), like the data; got "
                 f"{describe(points)}."
             )
             raise ValueError(msg)
@@ -122,28 +148,31 @@ class InducingPosterior(eqx.Module):
 class _Factors(NamedTuple):
     """Triangular factors of m x m matrices."""
 
-    lower: Float[Array, "m m"]  # of k(Z, Z)
     root: Float[Array, "m m"]  # of G + shift I, G the Gram matrix of the rows used for variances
     shift: Float[Array, ""]  # the noise variance, raised to what rounding errors allow
     inverse: Float[Array, "m m"]  # R^-1, R^T R = (n / s) G + noise variance
 
 
-def condition_inducing(
+def condition_low_rank(
     kernel: AbstractKernel,
     X: Float[Array, "n d"],
     y: Float[Array, " n"],
     noise: Float[Array, ""],
-    plan: SolvePlan,
+    plan: Plan,
     Z: Float[Array, "m d"] | None,
     key: Array,
-) -> InducingPosterior:
-    """The posterior on the span of `Z`, or of `plan.num_inducing` rows chosen from X."""
-    if Z is None:
-        assert plan.num_inducing is not None
-        Z = choose_inducing(kernel, X, plan.num_inducing, key)
-    operator = Inducing(kernel, X, Z)
+) -> LowRankPosterior:
+    """The posterior on the span of `Z`, of rows of X chosen for it, or of random features."""
+    assert plan.rank is not None
+    if plan.model == "features":
+        operator: AbstractEvaluation = Features(kernel, X, plan.rank, key=key)
+        what = "features"
+    else:
+        Z = choose_inducing(kernel, X, plan.rank, key) if Z is None else Z
+        operator = Inducing(kernel, X, Z)
+        what = "inducing points"
     n, m = operator.shape
-    rows = sample_rows(jax.random.fold_in(key, 1), n, min(n, _GRAM_ROWS_PER_POINT * m))
+    rows = sample_rows(jax.random.fold_in(key, 1), n, min(n, GRAM_ROWS_PER_FUNCTION * m))
     factors = _factorise(operator, rows, noise)
     solution = lstsq(
         operator,
@@ -153,16 +182,16 @@ def condition_inducing(
         preconditioner=Dense(factors.inverse),
         throw=False,
     )
-    return InducingPosterior(
+    return LowRankPosterior(
         kernel,
-        Z,
+        operator.basis,
         X,
         y,
         noise,
-        operator.coefficients(solution.value),
+        operator.basis.coefficients(solution.value),
         solution,
         factors,
-        f"{plan.reason}; {m} inducing points",
+        f"{plan.reason}; {m} {what}",
     )
 
 
@@ -202,7 +231,7 @@ def choose_inducing(
     Cost: 10 num^2 kernel entries and 20 num^3 flops.
     """
     n = X.shape[0]
-    candidates = X[sample_rows(key, n, min(n, _CANDIDATES_PER_POINT * num))]
+    candidates = X[sample_rows(key, n, min(n, CANDIDATES_PER_POINT * num))]
     num = min(num, candidates.shape[0])
     pivots, used = _pivots(kernel, candidates, num, jax.random.fold_in(key, 2))
     return candidates[pivots[: int(used)]]
@@ -215,7 +244,7 @@ def _pivots(kernel: AbstractKernel, candidates: Array, num: int, key: Array) -> 
 
 
 @eqx.filter_jit
-def _factorise(operator: Inducing, rows: Array, noise: Array) -> _Factors:
+def _factorise(operator: AbstractEvaluation, rows: Array, noise: Array) -> _Factors:
     n = operator.shape[0]
     gram = gram_of_rows(operator, rows)
     index = jnp.arange(gram.shape[0])
@@ -223,36 +252,46 @@ def _factorise(operator: Inducing, rows: Array, noise: Array) -> _Factors:
     # A larger noise makes the variance larger, so that it stays an upper bound.
     root, jitter = jittered_cholesky(gram.at[index, index].add(noise), rounding)
     inverse = inverse_root(gram * (n / rows.shape[0]), jnp.sqrt(noise))
-    return _Factors(operator.lower, root, noise + jitter, inverse)
+    return _Factors(root, noise + jitter, inverse)
 
 
-def _explained(kernel, Z, factors, points) -> tuple[Array, Array]:
+@eqx.filter_jit
+def _mean(basis, coefficients, points) -> Array:
+    rows = tile_rows(points.shape[0], basis.size)
+    return map_row_tiles(lambda x, _: matmul(basis.sections(x), coefficients), points, rows)
+
+
+def _explained(basis, factors, points) -> tuple[Array, Array]:
     """Features of points, and what the posterior leaves of them."""
-    features = inducing_features(kernel, Z, factors.lower, points)
+    features = basis.features(points)
     left = jax.scipy.linalg.solve_triangular(factors.root, features.T, lower=True)
     return features, jnp.sqrt(factors.shift) * left
 
 
 @eqx.filter_jit
-def _variance(kernel, Z, factors, points) -> Array:
+def _variance(kernel, basis, factors, points) -> Array:
     def of_tile(tile):
-        features, left = _explained(kernel, Z, factors, tile)
-        known = jnp.sum(features**2, axis=1)
-        return kernel.diagonal(tile) - known + jnp.sum(left**2, axis=0)
+        features, left = _explained(basis, factors, tile)
+        known = jnp.sum(left**2, axis=0)
+        if isinstance(basis, FeatureBasis):
+            return known
+        return kernel.diagonal(tile) - jnp.sum(features**2, axis=1) + known
 
     return jax.lax.map(lambda x: of_tile(x[None])[0], points, batch_size=1024)
 
 
 @eqx.filter_jit
-def _covariance(kernel, Z, factors, points) -> Array:
-    features, left = _explained(kernel, Z, factors, points)
-    index = jnp.arange(points.shape[0])
-    prior = kernel.cross(points, points).at[index, index].set(kernel.diagonal(points))
-    full = prior - matmul(features, features.T) + matmul(left.T, left)
+def _covariance(kernel, basis, factors, points) -> Array:
+    features, left = _explained(basis, factors, points)
+    full = matmul(left.T, left)
+    if not isinstance(basis, FeatureBasis):
+        # What the basis does not explain. Random features explain their own kernel.
+        index = jnp.arange(points.shape[0])
+        prior = kernel.cross(points, points).at[index, index].set(kernel.diagonal(points))
+        full = full + prior - matmul(features, features.T)
     return (full + full.T) / 2
 
 
 @eqx.filter_jit
-def _leverage(kernel, Z, factors, points) -> Array:
-    features = inducing_features(kernel, Z, factors.lower, points)
-    return jnp.sum(matmul(features, factors.inverse) ** 2, axis=1)
+def _leverage(basis, factors, points) -> Array:
+    return jnp.sum(matmul(basis.features(points), factors.inverse) ** 2, axis=1)
