@@ -1,4 +1,4 @@
-"""Parameters of an estimator, refused by name before any work is done."""
+"""Parameters and results of an estimator, refused by name."""
 
 from typing import Any
 
@@ -40,3 +40,13 @@ def check_parameters(model: Any) -> None:
     if not isinstance(model.standardize, bool | np.bool_):
         msg = f"standardize must be True or False; got {describe(model.standardize)}."
         raise TypeError(msg)
+
+
+def check_finite_mean(posterior: Any) -> None:
+    """Refuse a posterior whose mean is not finite."""
+    if not np.all(np.isfinite(np.asarray(posterior.solution.value))):
+        msg = (
+            f"the posterior mean is not finite: {posterior.solution.report()}. "
+            'solver="auto" goes on with LSMR where a factorisation fails.'
+        )
+        raise np.linalg.LinAlgError(msg)

@@ -4,27 +4,26 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gplsq.estimators._parameters import check_parameters
+from gplsq.estimators._parameters import check_finite_mean, check_parameters
 from gplsq.estimators._scaling import fit_scaling
+from gplsq.estimators._state import to_jax, to_numpy
+from gplsq.estimators._table import validate_training
 from gplsq.gp import Calibration, calibrate, condition
 from gplsq.kernels import AbstractKernel
+from gplsq.operators import RowTable
 from gplsq.solvers import AbstractLeastSquares
-from gplsq.tuning import (
-    History,
-    default_kernel,
-    tune,
-)
+from gplsq.tuning import History, default_kernel, tune
 
-# Rows whose leave-one-out residuals calibrate the variance: two numbers need no more.
+# Rows that a table larger than memory is tuned on: levels draw up to 2500 of them for each step.
+_TUNING_ROWS = 50_000
+# Rows whose leave-one-out residuals calibrate two numbers.
 _CALIBRATION_ROWS = 1000
 
 
@@ -153,7 +152,9 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n, d)
-            Finite real numbers; at least two rows.
+            Finite real numbers; at least two rows. Or a `gplsq.operators.RowTable`, for tables
+            larger than memory: it is fitted by a low-rank model. A NumPy memory map of more than a
+            quarter of `memory` is taken for one.
         y : array-like of shape (n,)
             Finite real numbers.
 
@@ -183,18 +184,56 @@ class GPRegressor(RegressorMixin, BaseEstimator):
 
     def _validated_fit(self, X: Any, y: Any) -> "GPRegressor":
         check_parameters(self)
-        X, y = validate_data(
-            self, X, y, dtype=(np.float64, np.float32), y_numeric=True, ensure_min_samples=2
-        )
-        X, y = np.asarray(X), np.asarray(y, np.float64)
+        X, y = validate_training(self, X, y)
         if np.max(np.abs(y)) > np.finfo(X.dtype).max:
             msg = f"Input y holds values too large for {X.dtype}, X's dtype. Pass X as float64."
             raise ValueError(msg)
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._X_scaling = fit_scaling(X, self.standardize, constant_scale=np.inf)
         self._y_scaling = fit_scaling(y, self.standardize, constant_scale=1.0)
+        target = self._y_scaling.apply(y, X.dtype)
         with jax.enable_x64(X.dtype == np.float64):
-            self._fit(self._X_scaling.apply(X, X.dtype), self._y_scaling.apply(y, X.dtype), rng)
+            if isinstance(X, RowTable):
+                self._fit(X.standardised(*self._X_scaling), target, rng)
+            else:
+                self._fit(self._X_scaling.apply(X, X.dtype), target, rng)
+        return self
+
+    def update(self, X: Any, y: Any) -> "GPRegressor":
+        """Take in more rows, with the hyperparameters and the scaling of the fit.
+
+        Parameters
+        ----------
+        X : array-like of shape (s, d)
+        y : array-like of shape (s,)
+
+        Returns
+        -------
+        self
+            With the posterior of all rows, to the solver's tolerance, and calibrated anew. The
+            solve starts from the one there is; see `gplsq.gp.Posterior.update`.
+
+        Raises
+        ------
+        ValueError
+            For tables that do not fit to that of `fit`, or after a fit of a `RowTable`.
+        NotFittedError
+            Before `fit`.
+        """
+        check_is_fitted(self, "posterior_")
+        X, y = validate_data(
+            self, X, y, reset=False, dtype=(np.float64, np.float32), y_numeric=True
+        )
+        dtype = np.dtype(self.posterior_.X.dtype)
+        with jax.enable_x64(dtype == np.float64):
+            points = self._X_scaling.apply(np.asarray(X), dtype)
+            target = self._y_scaling.apply(np.asarray(y, np.float64), dtype)
+            posterior = self.posterior_.update(points, target)
+            check_finite_mean(posterior)
+            self.posterior_ = posterior
+            seed = check_random_state(self.random_state).randint(2**31 - 1)
+            self.calibration_ = self._calibrate(np.random.default_rng(seed), False)
+            self.solver_report_ = self._report()
         return self
 
     def predict(
@@ -277,32 +316,12 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         return draws.astype(mean.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """JAX would rebuild float64 arrays under the reader's x64 flag: NumPy keeps them.
-
-        A kept kernel matrix (n^2 numbers) is left behind; products then go through tiles.
-        """
-        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
-        if "posterior_" in state:
-            state["posterior_"] = state["posterior_"].without_kept_matrix()
-        for name in ("posterior_", "kernel_"):
-            if name in state:
-                state[name] = jax.tree.map(
-                    lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, state[name]
-                )
-        return state
+        return to_numpy(dict(super().__getstate__()))  # type: ignore[call-overload]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for name in ("posterior_", "kernel_"):
-            if name in state:
-                with jax.enable_x64(True):
-                    restored = jax.tree.map(
-                        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf,
-                        state[name],
-                    )
-                setattr(self, name, restored)
+        super().__setstate__(to_jax(state))
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> None:
+    def _fit(self, X: Any, y: np.ndarray, rng: np.random.Generator) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""
         kernel = default_kernel(X.shape[1]) if self.kernel is None else self.kernel
         if self.objective is None or np.ptp(y) == 0:
@@ -313,10 +332,14 @@ class GPRegressor(RegressorMixin, BaseEstimator):
                 "objective=None" if self.objective is None else "the target is constant"
             )
         else:
+            rows, target = X, y
+            if isinstance(X, RowTable):
+                chosen = rng.choice(len(y), size=min(len(y), _TUNING_ROWS), replace=False)
+                rows, target = X.take(chosen), y[chosen]
             result = tune(
                 kernel,
-                X,
-                y,
+                rows,
+                target,
                 objective=self.objective,
                 loss=self.loss,
                 noise_variance=self.noise_variance,
@@ -329,9 +352,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             kernel, noise, self.history_ = result.kernel, result.noise_variance, result.history
         self.kernel_, self.noise_variance_ = kernel, noise
         self.posterior_ = condition(
-            kernel,
-            X,
-            y,
+            *(kernel, X, y),
             noise_variance=noise,
             solver=self.solver,
             rtol=self.rtol,
@@ -341,12 +362,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             memory=self.memory,
             key=jax.random.key(int(rng.integers(2**31))),
         )
-        if not bool(jnp.all(jnp.isfinite(self.posterior_.solution.value))):
-            msg = (
-                f"the posterior mean is not finite: {self.posterior_.solution.report()}. "
-                'solver="auto" goes on with LSMR where a factorisation fails.'
-            )
-            raise np.linalg.LinAlgError(msg)
+        check_finite_mean(self.posterior_)
         self.calibration_ = self._calibrate(rng, np.ptp(y) == 0)
         self.solver_report_ = self._report()
 

@@ -4,6 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gplsq.operators import RowTable
+
+# Divided by this a column is 0 in float32 and float64 alike.
+_HUGE = 1e300
+
 
 class Scaling(NamedTuple):
     """`(values - shift) / scale`, column by column; both in float64."""
@@ -21,13 +26,13 @@ class Scaling(NamedTuple):
         return np.clip(scaled, -limit, limit).astype(dtype)
 
 
-def fit_scaling(values: np.ndarray, enabled: bool, *, constant_scale: float) -> Scaling:
+def fit_scaling(values: np.ndarray | RowTable, enabled: bool, *, constant_scale: float) -> Scaling:
     """Mean and standard deviation of each column.
 
     Parameters
     ----------
     values
-        Shape (n, d) or (n,).
+        Shape (n, d) or (n,); or a table, which is read once.
     enabled
         Without it the scaling changes nothing.
     constant_scale
@@ -37,6 +42,10 @@ def fit_scaling(values: np.ndarray, enabled: bool, *, constant_scale: float) -> 
     if not enabled:
         return Scaling(np.zeros(values.shape[1:]), np.ones(values.shape[1:]))
     eps = np.finfo(values.dtype).eps
+    if isinstance(values, RowTable):
+        shift, scale = values.moments()
+        constant = scale <= 10 * eps * np.abs(shift)
+        return Scaling(shift, np.where(constant, min(constant_scale, _HUGE), scale))
     # Divided by the largest entry, so that squares of 1e200 stay finite.
     largest = np.max(np.abs(values), axis=0).astype(np.float64)
     unit = np.where(largest > 0, largest, 1.0)

@@ -2,6 +2,7 @@
 
 from gplsq.gp._calibration import Calibration as Calibration
 from gplsq.gp._calibration import calibrate as calibrate
+from gplsq.gp._condition import condition as condition
 from gplsq.gp._low_rank import LowRankPosterior as LowRankPosterior
 from gplsq.gp._machine import Rates as Rates
 from gplsq.gp._machine import machine_rates as machine_rates
@@ -12,4 +13,3 @@ from gplsq.gp._plan import choose_solver as choose_solver
 from gplsq.gp._plan import memory_budget as memory_budget
 from gplsq.gp._plan import plan as plan
 from gplsq.gp._posterior import Posterior as Posterior
-from gplsq.gp._posterior import condition as condition

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from gplsq._core import (
@@ -23,13 +24,23 @@ from gplsq.operators import (
     AbstractBasis,
     AbstractEvaluation,
     Dense,
+    Evaluation,
     FeatureBasis,
     Features,
     Inducing,
     InducingBasis,
+    RowTable,
 )
 from gplsq.operators import Kernel as KernelOperator
-from gplsq.solvers import Solution, gram_of_rows, inverse_root, lstsq, pivoted_factor, sample_rows
+from gplsq.solvers import (
+    AbstractLeastSquares,
+    Solution,
+    gram_of_rows,
+    inverse_root,
+    lstsq,
+    pivoted_factor,
+    sample_rows,
+)
 
 _PIVOT_BLOCK = 100
 
@@ -46,7 +57,7 @@ class LowRankPosterior(eqx.Module):
     basis
         The m functions: spanned by inducing points, or random features.
     X, y
-        The data, shapes (n, d) and (n,); empty in a pickle.
+        The data, shapes (n, d) (or a `RowTable`) and (n,); empty in a pickle.
     coefficients
         c of `mean(x) = basis.sections(x) . c`; of inducing points `mean(x) = sum_j c_j k(x, z_j)`.
     solution
@@ -57,12 +68,13 @@ class LowRankPosterior(eqx.Module):
 
     kernel: AbstractKernel
     basis: AbstractBasis
-    X: Float[Array, "n d"]
+    X: Float[Array, "n d"] | RowTable
     y: Float[Array, " n"]
     noise_variance: Float[Array, ""]
     coefficients: Float[Array, " m"]
     solution: Solution
     factors: "_Factors"
+    solver: AbstractLeastSquares
     plan: str = eqx.field(static=True)
 
     def mean(self, Z: ArrayLike) -> Float[Array, " t"]:
@@ -124,14 +136,52 @@ class LowRankPosterior(eqx.Module):
         that the variance is given (exact where these are all).
         """
         index = jnp.asarray(rows)
-        points = self.X[index]
+        points = take_rows(self.X, index)
         leverage = _leverage(self.basis, self.factors, points)
         residual = self.y[index] - self.mean(points)
         return residual / (1 - jnp.minimum(leverage, 0.99)), self.variance(points)
 
     def without_kept_matrix(self) -> "LowRankPosterior":
         """The same posterior for a pickle: without the data, which predictions do not need."""
-        return eqx.tree_at(lambda p: (p.X, p.y), self, (self.X[:0], self.y[:0]))
+        nothing = jnp.zeros((0, self.X.shape[1]), self.X.dtype)
+        return eqx.tree_at(lambda p: (p.X, p.y), self, (nothing, self.y[:0]))
+
+    def update(self, X: ArrayLike, y: ArrayLike) -> "LowRankPosterior":
+        """The posterior of the same model, with the same functions, given more rows as well.
+
+        Parameters
+        ----------
+        X, y
+            More rows of data, shapes (s, d) and (s,).
+
+        Returns
+        -------
+        LowRankPosterior
+            That of a fit to all rows, to the solver's tolerance. Cost: of such a fit, started from
+            the solution there is.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match, the data is a `RowTable`, or came out of a pickle, without data.
+        """
+        if isinstance(self.X, RowTable) or self.X.shape[0] == 0:
+            msg = (
+                "update needs the data of the fit in memory; this posterior has a RowTable, or was "
+                "unpickled. Condition on a table of all rows instead."
+            )
+            raise ValueError(msg)
+        points, target = more_rows(self.X, self.y, X, y)
+        return _solve_low_rank(
+            self.kernel,
+            Evaluation(self.basis, points),
+            target,
+            self.noise_variance,
+            self.solver,
+            self.plan,
+            jax.random.key(0),
+            self.solution.value,
+        )
 
     def _points(self, Z: ArrayLike) -> Float[Array, "t d"]:
         d = self.X.shape[1]
@@ -155,7 +205,7 @@ class _Factors(NamedTuple):
 
 def condition_low_rank(
     kernel: AbstractKernel,
-    X: Float[Array, "n d"],
+    X: Float[Array, "n d"] | RowTable,
     y: Float[Array, " n"],
     noise: Float[Array, ""],
     plan: Plan,
@@ -171,6 +221,11 @@ def condition_low_rank(
         Z = choose_inducing(kernel, X, plan.rank, key) if Z is None else Z
         operator = Inducing(kernel, X, Z)
         what = "inducing points"
+    words = f"{plan.reason}; {operator.shape[1]} {what}"
+    return _solve_low_rank(kernel, operator, y, noise, plan.solver, words, key, None)
+
+
+def _solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRankPosterior:
     n, m = operator.shape
     rows = sample_rows(jax.random.fold_in(key, 1), n, min(n, GRAM_ROWS_PER_FUNCTION * m))
     factors = _factorise(operator, rows, noise)
@@ -178,25 +233,47 @@ def condition_low_rank(
         operator,
         y,
         damp=jnp.sqrt(noise),
-        solver=plan.solver,
+        solver=solver,
+        x0=x0,
         preconditioner=Dense(factors.inverse),
         throw=False,
     )
     return LowRankPosterior(
         kernel,
         operator.basis,
-        X,
+        operator.X,
         y,
         noise,
         operator.basis.coefficients(solution.value),
         solution,
         factors,
-        f"{plan.reason}; {m} {what}",
+        solver,
+        words,
     )
 
 
+def take_rows(X: Float[Array, "n d"] | RowTable, index: Array) -> Float[Array, "t d"]:
+    """Chosen rows, in memory."""
+    return jnp.asarray(X.take(np.asarray(index))) if isinstance(X, RowTable) else X[index]
+
+
+def more_rows(
+    X: Float[Array, "n d"], y: Float[Array, " n"], more_X: ArrayLike, more_y: ArrayLike
+) -> tuple[Float[Array, "t d"], Float[Array, " t"]]:
+    """The data with more of it below, verified."""
+    points = as_points("X", more_X).astype(X.dtype)
+    target = jnp.asarray(more_y, X.dtype)
+    if points.shape[1] != X.shape[1] or target.shape != points.shape[:1]:
+        msg = (
+            f"X must have shape (s, {X.shape[1]}) and y shape (s,); got {points.shape} and "
+            f"{target.shape}. Pass rows like those of the fit."
+        )
+        raise ValueError(msg)
+    return jnp.concatenate([X, points]), jnp.concatenate([y, target])
+
+
 def check_inducing(
-    inducing: Any, X: Float[Array, "n d"]
+    inducing: Any, X: Float[Array, "n d"] | RowTable
 ) -> tuple[int | None, Float[Array, "m d"] | None]:
     """How many inducing points were asked for, and the points themselves where they were given."""
     if inducing is None:
@@ -223,7 +300,7 @@ def check_inducing(
 
 
 def choose_inducing(
-    kernel: AbstractKernel, X: Float[Array, "n d"], num: int, key: Array
+    kernel: AbstractKernel, X: Float[Array, "n d"] | RowTable, num: int, key: Array
 ) -> Float[Array, "m d"]:
     """`num` different rows of X by randomly pivoted Cholesky on a sample of ten times as many.
 
@@ -231,7 +308,7 @@ def choose_inducing(
     Cost: 10 num^2 kernel entries and 20 num^3 flops.
     """
     n = X.shape[0]
-    candidates = X[sample_rows(key, n, min(n, CANDIDATES_PER_POINT * num))]
+    candidates = take_rows(X, sample_rows(key, n, min(n, CANDIDATES_PER_POINT * num)))
     num = min(num, candidates.shape[0])
     pivots, used = _pivots(kernel, candidates, num, jax.random.fold_in(key, 2))
     return candidates[pivots[: int(used)]]

@@ -1,7 +1,6 @@
-"""Conditioning a Gaussian process on data: the posterior mean is regularised least squares."""
+"""The exact posterior: its mean is regularised least squares."""
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -11,15 +10,14 @@ from jaxtyping import Array, ArrayLike, Float
 from sklearn.exceptions import ConvergenceWarning
 
 from gplsq._core import (
-    cast,
     check_choice,
-    check_finite_scalar,
     describe,
     is_traced,
+    matmul,
     status_ok,
 )
-from gplsq.gp._low_rank import LowRankPosterior, check_inducing, condition_low_rank
-from gplsq.gp._plan import SOLVERS, Plan, choose_plan, choose_solver, memory_budget
+from gplsq.gp._low_rank import more_rows
+from gplsq.gp._plan import choose_solver
 from gplsq.gp._variance import (
     covariance_by_factor,
     covariance_by_solves,
@@ -42,7 +40,7 @@ class Posterior(eqx.Module):
 
     Attributes
     ----------
-    kernel, X, noise_variance
+    kernel, X, y, noise_variance
         The model and its data; `noise_variance` in squared units of the target.
     solution
         The `Solution` of the mean's least-squares problem; `.value` are the coefficients c of
@@ -53,6 +51,7 @@ class Posterior(eqx.Module):
 
     kernel: AbstractKernel
     X: Float[Array, "n d"]
+    y: Float[Array, " n"]
     noise_variance: Float[Array, ""]
     solution: Solution
     operator: KernelOperator
@@ -143,6 +142,49 @@ class Posterior(eqx.Module):
             total = latent + self.noise_variance
         return self.solution.value[index] * total, latent
 
+    def update(self, X: ArrayLike, y: ArrayLike) -> "Posterior":
+        """The posterior of the same model given more rows as well.
+
+        Parameters
+        ----------
+        X, y
+            More rows of data, shapes (s, d) and (s,).
+
+        Returns
+        -------
+        Posterior
+            That of conditioning on all rows by the same solver: with `Direct` to rounding, with
+            LSMR to its tolerance. Where the larger matrix has no Cholesky factor in the dtype the
+            solution says so.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match.
+
+        Notes
+        -----
+        Cost: with `Direct` n^2 s flops, the factor is extended by s rows; with LSMR a solve that
+        starts from the coefficients there are.
+        """
+        n = self.X.shape[0]
+        points, target = more_rows(self.X, self.y, X, y)
+        direct = isinstance(self.solver, Direct)
+        operator = KernelOperator(self.kernel, points, "tiled" if direct else self.operator.form)
+        damp = jnp.sqrt(self.noise_variance)
+        if direct:
+            lower = _extended(self.kernel, points, self.prepared.lower, self.noise_variance, n)
+            prepared = type(self.prepared)(lower)
+            x0 = None
+        else:
+            preconditioner = choose_solver(points.shape[0], points.dtype, "lsmr").preconditioner
+            prepared = prepare(self.solver, operator, damp, preconditioner)
+            x0 = jnp.concatenate([self.solution.value, jnp.zeros_like(target[n:])])
+        settings = {"damp": damp, "solver": self.solver, "x0": x0, "throw": False}
+        solution = lstsq(operator, target, preconditioner=prepared, **settings)
+        parts = points, target, self.noise_variance, solution, operator, prepared, self.solver
+        return Posterior(self.kernel, *parts, self.plan)
+
     def without_kept_matrix(self) -> "Posterior":
         """The same posterior with products in tiles: n^2 numbers less to keep or to save."""
         return eqx.tree_at(lambda p: p.operator.gram, self, None, is_leaf=lambda leaf: leaf is None)
@@ -158,151 +200,6 @@ class Posterior(eqx.Module):
         return points
 
 
-def condition(
-    kernel: AbstractKernel,
-    X: ArrayLike,
-    y: ArrayLike,
-    *,
-    noise_variance: ArrayLike,
-    solver: AbstractLeastSquares | str | None = None,
-    rtol: float | None = None,
-    form: str = "auto",
-    inducing: ArrayLike | int | None = None,
-    num_features: int | None = None,
-    memory: float | str | None = None,
-    key: Array | None = None,
-) -> Posterior | LowRankPosterior:
-    """Condition a zero-mean Gaussian process on noisy values.
-
-    Parameters
-    ----------
-    kernel
-        Prior covariance; hyperparameters are cast to the dtype of X.
-    X
-        Shape (n, d). Its dtype is the dtype of all the work.
-    y
-        Shape (n,).
-    noise_variance
-        Variance of the observation noise, in squared units of y; positive.
-    solver
-        ``"auto"`` (or None) plans by `gplsq.plan`: a dense Cholesky factor up to 5000 rows,
-        function-space LSMR with a randomly pivoted Cholesky preconditioner beyond, and inducing
-        points where that would take over half a minute. If the factor does not exist in the dtype,
-        ``"auto"`` goes on with LSMR, and `plan` says so. ``"direct"``, ``"lsmr"``,
-        ``"inducing"``, ``"features"`` (random features), or a solver for the exact model.
-    rtol
-        Relative residual asked of LSMR. By default 1e-2 in float32; in float64 1e-4, and 1e-3 with
-        inducing points and features.
-    form
-        How LSMR multiplies by the kernel matrix, see `gplsq.operators.Kernel`. Anything but
-        ``"auto"`` asks for the exact model.
-    inducing
-        Inducing points, shape (m, d), or how many to choose from X; used with inducing points only.
-        By default 2048, and 1024 from 200,000 rows on.
-    num_features
-        Random features; used with ``solver="features"`` only. As many by default.
-    memory
-        What the fit may take beside the table, in bytes or as text such as ``"2 GiB"``; half of
-        what is free by default. With ``solver="auto"`` a fit that runs out of memory is tried once
-        more with a quarter of it, and `plan` says so.
-    key
-        A JAX random key for inducing points, features and the choice of rows; a fixed one by
-        default.
-
-    Returns
-    -------
-    Posterior or LowRankPosterior
-        Look at `.solution.ok` and `.solution.report()`.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not match, the noise variance is not positive, or nothing fits into `memory`.
-
-    Notes
-    -----
-    The mean minimises `sum_i (f(x_i) - y_i)^2 + noise_variance |f|^2` over the kernel's function
-    space (Rasmussen & Williams 2006, section 6.2.1).
-    """
-    check_choice("form", form, ("auto", "dense", "tiled"))
-    solver = "auto" if solver is None else solver
-    if not isinstance(solver, AbstractLeastSquares):
-        check_choice("solver", solver, SOLVERS)
-    noise = _noise(noise_variance)
-    points = jnp.asarray(X)
-    if not jnp.issubdtype(points.dtype, jnp.floating):
-        points = points.astype(float)
-    target = jnp.asarray(y, points.dtype)
-    if points.ndim != 2 or target.shape != points.shape[:1]:
-        msg = (
-            f"X must have shape (n, d) and y shape (n,); got {points.shape} and {target.shape}. "
-            "Pass one target for each row."
-        )
-        raise ValueError(msg)
-    noise = noise.astype(points.dtype)
-    kernel = cast(kernel, points.dtype)
-    count, centres = check_inducing(inducing, points)
-    key = jax.random.key(0) if key is None else key
-    settings = {"form": form, "rtol": rtol, "rank": num_features if solver == "features" else count}
-    n, d = points.shape
-    budget = memory_budget(memory)
-    plan = choose_plan(n, d, points.dtype, solver, memory=budget, **settings)
-    data = kernel, points, target, noise
-    try:
-        return _fit(*data, plan, solver, rtol, centres, key)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if solver != "auto" or not _out_of_memory(error):
-            raise
-        smaller = choose_plan(n, d, points.dtype, solver, memory=budget / 4, **settings)
-    reason = f"{smaller.reason}; a first try ({plan.chosen}) ran out of memory"
-    return _fit(*data, replace(smaller, reason=reason), solver, rtol, centres, key)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    words = ("RESOURCE_EXHAUSTED", "out of memory")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
-
-
-def _fit(kernel, points, target, noise, plan, solver, rtol, centres, key):
-    """Follow the plan; "auto" goes on with LSMR where a factor breaks down."""
-    if plan.model != "exact":
-        return condition_low_rank(kernel, points, target, noise, plan, centres, key)
-    posterior = _solve(kernel, target, noise, plan, points)
-    direct = isinstance(plan.solver, Direct)
-    broken = direct and solver == "auto" and not bool(jnp.all(posterior.solution.ok))
-    if broken and bool(jnp.all(jnp.isfinite(target))):
-        retry = choose_solver(points.shape[0], points.dtype, "lsmr", rtol)
-        reason = f"{retry.reason}, because the Cholesky factor broke down in {points.dtype}"
-        posterior = _solve(kernel, target, noise, replace(retry, reason=reason), points)
-    return posterior
-
-
-def _solve(kernel, target, noise, plan: Plan, points) -> Posterior:
-    operator = KernelOperator(kernel, points, plan.form)
-    damp = jnp.sqrt(noise)
-    prepared = _prepare(plan.solver, operator, damp, plan.preconditioner)
-    # A solver that is already prepared is handed to lstsq as the preconditioner.
-    solution = lstsq(
-        operator, target, damp=damp, solver=plan.solver, preconditioner=prepared, throw=False
-    )
-    return Posterior(
-        kernel,
-        operator.X,
-        noise,
-        solution,
-        operator,
-        prepared,
-        plan.solver,
-        f"{plan.reason}; kernel matrix {_form(plan.solver, operator)}",
-    )
-
-
-def _form(solver: AbstractLeastSquares, operator: KernelOperator) -> str:
-    if isinstance(solver, Direct):
-        return "factorised"
-    return "kept" if operator.form == "dense" else "recomputed in tiles"
-
-
 def _warn_if_missed(status: Array) -> None:
     """One warning for all the points of a variance whose solves missed their tolerance."""
     if is_traced(status):
@@ -316,14 +213,7 @@ def _warn_if_missed(status: Array) -> None:
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
-def _noise(noise_variance: Any) -> Array:
-    if is_traced(noise_variance):
-        return noise_variance
-    number = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
-    return jnp.asarray(number, float)
-
-
-_prepare = eqx.filter_jit(
+prepare = eqx.filter_jit(
     lambda solver, operator, damp, preconditioner: solver.prepare(operator, damp, preconditioner)
 )
 _by_factor = eqx.filter_jit(variance_by_factor)
@@ -335,6 +225,18 @@ _covariance_by_solves = eqx.filter_jit(covariance_by_solves)
 @eqx.filter_jit
 def _neighbours(kernel, X, noise, Z, exclude):
     return variance_by_neighbours(kernel, X, noise, Z, _NEIGHBOURS, exclude)
+
+
+@eqx.filter_jit
+def _extended(kernel, X, lower, noise, n: int) -> Array:
+    """The Cholesky factor of all rows of X from that of the first n."""
+    new = X[n:]
+    index = jnp.arange(new.shape[0])
+    left = jax.scipy.linalg.solve_triangular(lower, kernel.cross(X[:n], new), lower=True)
+    corner = kernel.cross(new, new).at[index, index].set(kernel.diagonal(new) + noise)
+    corner = jax.lax.linalg.cholesky(corner - matmul(left.T, left), symmetrize_input=False)
+    top = jnp.concatenate([lower, jnp.zeros_like(left)], axis=1)
+    return jnp.concatenate([top, jnp.concatenate([left.T, corner], axis=1)])
 
 
 @jax.jit

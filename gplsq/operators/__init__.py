@@ -11,6 +11,7 @@ from gplsq.operators._base import AbstractEuclideanOperator as AbstractEuclidean
 from gplsq.operators._base import AbstractLinearOperator as AbstractLinearOperator
 from gplsq.operators._basis import AbstractBasis as AbstractBasis
 from gplsq.operators._basis import AbstractEvaluation as AbstractEvaluation
+from gplsq.operators._basis import Evaluation as Evaluation
 from gplsq.operators._check import AdjointReport as AdjointReport
 from gplsq.operators._check import check_adjoint as check_adjoint
 from gplsq.operators._dense import Dense as Dense

@@ -128,6 +128,30 @@ def rows_of_sections(
     return Rows(basis.sections, X, basis.size, block=block)
 
 
+class Evaluation(AbstractEvaluation):
+    """`A v = (f(x_1), ..., f(x_n))` for functions of a basis that exists already.
+
+    Parameters
+    ----------
+    basis
+        The functions, in the dtype of X.
+    X
+        Rows of data, shape (n, d), or a `RowTable`.
+    block
+        Rows made at a time, see `gplsq.operators.Rows`.
+    """
+
+    basis: AbstractBasis
+    cross: Rows
+    table: TableRows | None
+
+    def __init__(self, basis: AbstractBasis, X: ArrayLike | RowTable, *, block: int | None = None):
+        points = as_rows("X", X)
+        self.basis = basis
+        self.cross = rows_of_sections(basis, points, block)
+        self.table = points if isinstance(points, TableRows) else None
+
+
 class _Keeper:
     """Keeps a table alive with its operator. All keepers are equal: no part of a program.
 

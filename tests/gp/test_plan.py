@@ -186,10 +186,10 @@ def test_the_plan_is_followed(rng):
 
 
 def test_a_fit_that_runs_out_of_memory_is_tried_once_with_less(rng, monkeypatch):
-    from gplsq.gp import _posterior
+    from gplsq.gp import _condition
 
     X = rng.uniform(-1, 1, (2000, 2)).astype(np.float32)
-    y, real, calls = np.sin(3 * X[:, 0]), _posterior._fit, []
+    y, real, calls = np.sin(3 * X[:, 0]), _condition._fit, []
 
     def fit(*arguments):
         calls.append(arguments[4].chosen)
@@ -197,7 +197,7 @@ def test_a_fit_that_runs_out_of_memory_is_tried_once_with_less(rng, monkeypatch)
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return real(*arguments)
 
-    monkeypatch.setattr(_posterior, "_fit", fit)
+    monkeypatch.setattr(_condition, "_fit", fit)
     posterior = condition(Matern32(), X, y, noise_variance=0.1, memory="160 MB")
     assert calls == ["direct", "tiled"]
     assert "a first try (direct) ran out of memory" in posterior.plan
@@ -206,12 +206,12 @@ def test_a_fit_that_runs_out_of_memory_is_tried_once_with_less(rng, monkeypatch)
     def always(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(_posterior, "_fit", always)
+    monkeypatch.setattr(_condition, "_fit", always)
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         condition(Matern32(), X, y, noise_variance=0.1, memory="160 MB")
     # Asked for by name, a way is not exchanged for another.
     calls.clear()
-    monkeypatch.setattr(_posterior, "_fit", fit)
+    monkeypatch.setattr(_condition, "_fit", fit)
     with pytest.raises(jax.errors.JaxRuntimeError):
         condition(Matern32(), X, y, noise_variance=0.1, solver="direct")
     assert calls == ["direct"]

@@ -1,0 +1,39 @@
+"""The state of a fitted model as NumPy arrays, for pickles."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_NAMES = ("posterior_", "kernel_")
+
+
+def to_numpy(state: dict[str, Any]) -> dict[str, Any]:
+    """JAX would rebuild float64 arrays under the reader's x64 flag: NumPy keeps them.
+
+    A kept kernel matrix (n^2 numbers) is left behind; products then go through tiles.
+    """
+    if "posterior_" in state:
+        state["posterior_"] = state["posterior_"].without_kept_matrix()
+    for name in _NAMES:
+        if name in state:
+            state[name] = jax.tree.map(
+                lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, state[name]
+            )
+    return state
+
+
+def to_jax(state: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `to_numpy`, in the dtypes of the fit whatever JAX's x64 flag is."""
+    with jax.enable_x64(True):
+        restored = {
+            name: jax.tree.map(
+                lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf,
+                state[name],
+            )
+            for name in _NAMES
+            if name in state
+        }
+    return {**state, **restored}

@@ -1,0 +1,180 @@
+"""Conditioning a Gaussian process on data: plan, solve, and go on where that fails."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from gplsq._core import cast, check_choice, check_finite_scalar, describe, is_traced
+from gplsq.gp._low_rank import LowRankPosterior, check_inducing, condition_low_rank
+from gplsq.gp._plan import SOLVERS, Plan, choose_plan, choose_solver, memory_budget
+from gplsq.gp._posterior import Posterior, prepare
+from gplsq.kernels import AbstractKernel
+from gplsq.operators import Kernel as KernelOperator
+from gplsq.operators import RowTable
+from gplsq.solvers import AbstractLeastSquares, Direct, lstsq
+
+
+def condition(
+    kernel: AbstractKernel,
+    X: ArrayLike | RowTable,
+    y: ArrayLike,
+    *,
+    noise_variance: ArrayLike,
+    solver: AbstractLeastSquares | str | None = None,
+    rtol: float | None = None,
+    form: str = "auto",
+    inducing: ArrayLike | int | None = None,
+    num_features: int | None = None,
+    memory: float | str | None = None,
+    key: Array | None = None,
+) -> Posterior | LowRankPosterior:
+    """Condition a zero-mean Gaussian process on noisy values.
+
+    Parameters
+    ----------
+    kernel
+        Prior covariance; hyperparameters are cast to the dtype of X.
+    X
+        Shape (n, d). Its dtype is the dtype of all the work. Or a `gplsq.operators.RowTable`,
+        which is never in memory as a whole, and gets a low-rank model.
+    y
+        Shape (n,).
+    noise_variance
+        Variance of the observation noise, in squared units of y; positive.
+    solver
+        ``"auto"`` (or None) plans by `gplsq.plan`: a dense Cholesky factor up to 5000 rows,
+        function-space LSMR with a randomly pivoted Cholesky preconditioner beyond, and inducing
+        points where that would take over half a minute. If the factor does not exist in the dtype,
+        ``"auto"`` goes on with LSMR, and `plan` says so. ``"direct"``, ``"lsmr"``,
+        ``"inducing"``, ``"features"`` (random features), or a solver for the exact model.
+    rtol
+        Relative residual asked of LSMR. By default 1e-2 in float32; in float64 1e-4, and 1e-3 with
+        inducing points and features.
+    form
+        How LSMR multiplies by the kernel matrix, see `gplsq.operators.Kernel`. Anything but
+        ``"auto"`` asks for the exact model.
+    inducing
+        Inducing points, shape (m, d), or how many to choose from X; used with inducing points only.
+        By default 2048, and 1024 from 200,000 rows on.
+    num_features
+        Random features; used with ``solver="features"`` only. As many by default.
+    memory
+        What the fit may take beside the table, in bytes or as text such as ``"2 GiB"``; half of
+        what is free by default. With ``solver="auto"`` a fit that runs out of memory is tried once
+        more with a quarter of it, and `plan` says so.
+    key
+        A JAX random key for inducing points, features and the choice of rows; a fixed one by
+        default.
+
+    Returns
+    -------
+    Posterior or LowRankPosterior
+        Look at `.solution.ok` and `.solution.report()`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match, the noise variance is not positive, or nothing fits into `memory`.
+
+    Notes
+    -----
+    The mean minimises `sum_i (f(x_i) - y_i)^2 + noise_variance |f|^2` over the kernel's function
+    space (Rasmussen & Williams 2006, section 6.2.1).
+    """
+    check_choice("form", form, ("auto", "dense", "tiled"))
+    solver = "auto" if solver is None else solver
+    if not isinstance(solver, AbstractLeastSquares):
+        check_choice("solver", solver, SOLVERS)
+    noise = _noise(noise_variance)
+    points = X if isinstance(X, RowTable) else jnp.asarray(X)
+    if isinstance(points, RowTable):
+        if solver == "auto":
+            solver = "inducing"
+        if solver not in ("inducing", "features") or form != "auto":
+            msg = (
+                "X is a RowTable, which low-rank models alone can use: solver must be "
+                f'"inducing" or "features", and form "auto"; got {describe(solver)} and {form!r}.'
+            )
+            raise ValueError(msg)
+    elif not jnp.issubdtype(points.dtype, jnp.floating):
+        points = points.astype(float)
+    target = jnp.asarray(y, points.dtype)
+    if len(points.shape) != 2 or target.shape != points.shape[:1]:
+        msg = (
+            f"X must have shape (n, d) and y shape (n,); got {points.shape} and {target.shape}. "
+            "Pass one target for each row."
+        )
+        raise ValueError(msg)
+    noise = noise.astype(points.dtype)
+    kernel = cast(kernel, points.dtype)
+    count, centres = check_inducing(inducing, points)
+    key = jax.random.key(0) if key is None else key
+    settings = {"form": form, "rtol": rtol, "rank": num_features if solver == "features" else count}
+    n, d = points.shape
+    budget = memory_budget(memory)
+    plan = choose_plan(n, d, points.dtype, solver, memory=budget, **settings)
+    data = kernel, points, target, noise
+    try:
+        return _fit(*data, plan, solver, rtol, centres, key)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if solver != "auto" or not _out_of_memory(error):
+            raise
+        smaller = choose_plan(n, d, points.dtype, solver, memory=budget / 4, **settings)
+    reason = f"{smaller.reason}; a first try ({plan.chosen}) ran out of memory"
+    return _fit(*data, replace(smaller, reason=reason), solver, rtol, centres, key)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    words = ("RESOURCE_EXHAUSTED", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _fit(kernel, points, target, noise, plan, solver, rtol, centres, key):
+    """Follow the plan; "auto" goes on with LSMR where a factor breaks down."""
+    if plan.model != "exact":
+        return condition_low_rank(kernel, points, target, noise, plan, centres, key)
+    posterior = _solve(kernel, target, noise, plan, points)
+    direct = isinstance(plan.solver, Direct)
+    broken = direct and solver == "auto" and not bool(jnp.all(posterior.solution.ok))
+    if broken and bool(jnp.all(jnp.isfinite(target))):
+        retry = choose_solver(points.shape[0], points.dtype, "lsmr", rtol)
+        reason = f"{retry.reason}, because the Cholesky factor broke down in {points.dtype}"
+        posterior = _solve(kernel, target, noise, replace(retry, reason=reason), points)
+    return posterior
+
+
+def _solve(kernel, target, noise, plan: Plan, points) -> Posterior:
+    operator = KernelOperator(kernel, points, plan.form)
+    damp = jnp.sqrt(noise)
+    prepared = prepare(plan.solver, operator, damp, plan.preconditioner)
+    # A solver that is already prepared is handed to lstsq as the preconditioner.
+    solution = lstsq(
+        operator, target, damp=damp, solver=plan.solver, preconditioner=prepared, throw=False
+    )
+    return Posterior(
+        kernel,
+        operator.X,
+        target,
+        noise,
+        solution,
+        operator,
+        prepared,
+        plan.solver,
+        f"{plan.reason}; kernel matrix {_form(plan.solver, operator)}",
+    )
+
+
+def _form(solver: AbstractLeastSquares, operator: KernelOperator) -> str:
+    if isinstance(solver, Direct):
+        return "factorised"
+    return "kept" if operator.form == "dense" else "recomputed in tiles"
+
+
+def _noise(noise_variance: Any) -> Array:
+    if is_traced(noise_variance):
+        return noise_variance
+    number = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
+    return jnp.asarray(number, float)
