@@ -5,6 +5,15 @@ from gplsq._core._checks import check_finite_scalar as check_finite_scalar
 from gplsq._core._checks import check_real_array as check_real_array
 from gplsq._core._checks import describe as describe
 from gplsq._core._memory import free_memory as free_memory
+from gplsq._core._mesh import add_parts as add_parts
+from gplsq._core._mesh import check_mesh as check_mesh
+from gplsq._core._mesh import fill_rows as fill_rows
+from gplsq._core._mesh import gather_rows as gather_rows
+from gplsq._core._mesh import least_of_processes as least_of_processes
+from gplsq._core._mesh import map_rows as map_rows
+from gplsq._core._mesh import on_parts as on_parts
+from gplsq._core._mesh import place as place
+from gplsq._core._mesh import spread_and_total as spread_and_total
 from gplsq._core._numerics import column_dot as column_dot
 from gplsq._core._numerics import column_norm as column_norm
 from gplsq._core._numerics import default_rtol as default_rtol

@@ -7,7 +7,7 @@ import jax
 
 def free_memory() -> float:
     """Bytes free on JAX's default device now; of the machine, if that is where JAX computes."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return float(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     try:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gplsq._core import check_choice, check_finite_scalar, describe
+from gplsq._core import check_choice, check_finite_scalar, check_mesh, describe
 from gplsq.gp import SOLVERS, memory_budget
 from gplsq.kernels import AbstractKernel
 from gplsq.solvers import AbstractLeastSquares
@@ -37,16 +37,7 @@ def check_parameters(model: Any) -> None:
     if model.rtol is not None:
         check_finite_scalar("rtol", model.rtol, minimum=0.0, strict=True)
     memory_budget(model.memory)
+    check_mesh(model.mesh)
     if not isinstance(model.standardize, bool | np.bool_):
         msg = f"standardize must be True or False; got {describe(model.standardize)}."
         raise TypeError(msg)
-
-
-def check_finite_mean(posterior: Any) -> None:
-    """Refuse a posterior whose mean is not finite."""
-    if not np.all(np.isfinite(np.asarray(posterior.solution.value))):
-        msg = (
-            f"the posterior mean is not finite: {posterior.solution.report()}. "
-            'solver="auto" goes on with LSMR where a factorisation fails.'
-        )
-        raise np.linalg.LinAlgError(msg)

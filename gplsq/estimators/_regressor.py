@@ -1,21 +1,20 @@
 """GPRegressor: fit, tune on held-out loss, predict with calibrated uncertainty."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gplsq.estimators._parameters import check_finite_mean, check_parameters
+from gplsq.estimators._outcome import calibrate_by_rows, check_finite_mean, solver_report
+from gplsq.estimators._parameters import check_parameters
 from gplsq.estimators._scaling import fit_scaling
 from gplsq.estimators._state import to_jax, to_numpy
 from gplsq.estimators._table import validate_training
-from gplsq.gp import Calibration, calibrate, condition
+from gplsq.gp import Calibration, condition
 from gplsq.kernels import AbstractKernel
 from gplsq.operators import RowTable
 from gplsq.solvers import AbstractLeastSquares
@@ -23,8 +22,6 @@ from gplsq.tuning import History, default_kernel, tune
 
 # Rows that a table larger than memory is tuned on: levels draw up to 2500 of them for each step.
 _TUNING_ROWS = 50_000
-# Rows whose leave-one-out residuals calibrate two numbers.
-_CALIBRATION_ROWS = 1000
 
 
 class GPRegressor(RegressorMixin, BaseEstimator):
@@ -73,6 +70,9 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         Whether LSMR keeps the kernel matrix (n^2 numbers) or recomputes it in tiles.
     rtol : float, default=None
         Relative residual asked of LSMR; 1e-2 for float32 and 1e-4 for float64 tables.
+    mesh : jax.sharding.Mesh, default=None
+        Devices that share the rows of the solve and of predictions, see `gplsq.gp.condition`. Not
+        part of a pickle.
     random_state : int, RandomState or None, default=None
         Subsets and splits of the tuner. An int makes a fit reproducible.
     verbose : int, default=0
@@ -126,6 +126,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         levels: Any = None,
         form: str = "auto",
         rtol: float | None = None,
+        mesh: Any = None,
         random_state: Any = None,
         verbose: int = 0,
     ):
@@ -143,6 +144,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         self.levels = levels
         self.form = form
         self.rtol = rtol
+        self.mesh = mesh
         self.random_state = random_state
         self.verbose = verbose
 
@@ -232,8 +234,8 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             check_finite_mean(posterior)
             self.posterior_ = posterior
             seed = check_random_state(self.random_state).randint(2**31 - 1)
-            self.calibration_ = self._calibrate(np.random.default_rng(seed), False)
-            self.solver_report_ = self._report()
+            self.calibration_ = calibrate_by_rows(posterior, np.random.default_rng(seed))
+            self.solver_report_ = solver_report(posterior)
         return self
 
     def predict(
@@ -360,32 +362,15 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             inducing=self.inducing,
             num_features=self.num_features,
             memory=self.memory,
+            mesh=self.mesh,
             key=jax.random.key(int(rng.integers(2**31))),
         )
         check_finite_mean(self.posterior_)
-        self.calibration_ = self._calibrate(rng, np.ptp(y) == 0)
-        self.solver_report_ = self._report()
-
-    def _calibrate(self, rng: np.random.Generator, constant: bool) -> Calibration:
-        n = self.posterior_.X.shape[0]
-        if constant:
-            return Calibration(1.0, self.noise_variance_)
-        rows = rng.choice(n, size=min(n, _CALIBRATION_ROWS), replace=False)
-        residual, latent = (np.asarray(part) for part in self.posterior_.leave_one_out(rows))
-        # The closed form is that of exact coefficients: what the solver left undone comes on top.
-        undone = float(self.posterior_.solution.stats.normal_residual_norm) / np.sqrt(n)
-        return calibrate(np.hypot(residual, undone), latent)
-
-    def _report(self) -> str:
-        solution = self.posterior_.solution
-        outcome = solution.report()
-        if not bool(solution.ok):
-            message = (
-                f"the posterior mean missed its tolerance: {outcome}. The model is usable; its "
-                "mean is off by about the error measure, in standard deviations of the target."
-            )
-            warnings.warn(message, ConvergenceWarning, stacklevel=5)
-        return f"{self.posterior_.plan}; {outcome}"
+        constant = np.ptp(y) == 0
+        self.calibration_ = (
+            Calibration(1.0, noise) if constant else calibrate_by_rows(self.posterior_, rng)
+        )
+        self.solver_report_ = solver_report(self.posterior_)
 
     def _latent_variance(self, Z: np.ndarray) -> np.ndarray:
         """Posterior variance in standardised units; how many were clipped is kept."""

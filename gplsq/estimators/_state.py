@@ -13,8 +13,11 @@ _NAMES = ("posterior_", "kernel_")
 def to_numpy(state: dict[str, Any]) -> dict[str, Any]:
     """JAX would rebuild float64 arrays under the reader's x64 flag: NumPy keeps them.
 
-    A kept kernel matrix (n^2 numbers) is left behind; products then go through tiles.
+    A kept kernel matrix (n^2 numbers) is left behind; products then go through tiles. So are the
+    devices of a mesh, which the reader may not have.
     """
+    if "mesh" in state:
+        state["mesh"] = None
     if "posterior_" in state:
         state["posterior_"] = state["posterior_"].without_kept_matrix()
     for name in _NAMES:

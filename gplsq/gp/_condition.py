@@ -5,10 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike
 
-from gplsq._core import cast, check_choice, check_finite_scalar, describe, is_traced
-from gplsq.gp._low_rank import LowRankPosterior, check_inducing, condition_low_rank
+from gplsq._core import (
+    cast,
+    check_choice,
+    check_finite_scalar,
+    check_mesh,
+    describe,
+    is_traced,
+    least_of_processes,
+    place,
+)
+from gplsq.gp._inputs import check_inducing
+from gplsq.gp._low_rank import LowRankPosterior, condition_low_rank
 from gplsq.gp._plan import SOLVERS, Plan, choose_plan, choose_solver, memory_budget
 from gplsq.gp._posterior import Posterior, prepare
 from gplsq.kernels import AbstractKernel
@@ -30,6 +42,7 @@ def condition(
     num_features: int | None = None,
     memory: float | str | None = None,
     key: Array | None = None,
+    mesh: Mesh | None = None,
 ) -> Posterior | LowRankPosterior:
     """Condition a zero-mean Gaussian process on noisy values.
 
@@ -58,7 +71,7 @@ def condition(
         ``"auto"`` asks for the exact model.
     inducing
         Inducing points, shape (m, d), or how many to choose from X; used with inducing points only.
-        By default 2048, and 1024 from 200,000 rows on.
+        By default 4096, fewer where these do not fit into `memory`.
     num_features
         Random features; used with ``solver="features"`` only. As many by default.
     memory
@@ -68,6 +81,10 @@ def condition(
     key
         A JAX random key for inducing points, features and the choice of rows; a fixed one by
         default.
+    mesh
+        A `jax.sharding.Mesh` of devices, of one process or several, that share the rows: of the
+        products of every solve, and of predictions. Answers are those of one device, to rounding
+        and the solver's tolerance. See docs/concepts/distributed.md.
 
     Returns
     -------
@@ -78,6 +95,8 @@ def condition(
     ------
     ValueError
         If shapes do not match, the noise variance is not positive, or nothing fits into `memory`.
+    TypeError
+        If `mesh` is no mesh of devices.
 
     Notes
     -----
@@ -85,11 +104,12 @@ def condition(
     space (Rasmussen & Williams 2006, section 6.2.1).
     """
     check_choice("form", form, ("auto", "dense", "tiled"))
+    mesh = check_mesh(mesh)
     solver = "auto" if solver is None else solver
     if not isinstance(solver, AbstractLeastSquares):
         check_choice("solver", solver, SOLVERS)
     noise = _noise(noise_variance)
-    points = X if isinstance(X, RowTable) else jnp.asarray(X)
+    points = X if isinstance(X, RowTable) else _as_table(X, mesh)
     if isinstance(points, RowTable):
         if solver == "auto":
             solver = "inducing"
@@ -97,6 +117,13 @@ def condition(
             msg = (
                 "X is a RowTable, which low-rank models alone can use: solver must be "
                 f'"inducing" or "features", and form "auto"; got {describe(solver)} and {form!r}.'
+            )
+            raise ValueError(msg)
+        if mesh is not None and mesh.is_multi_process:
+            msg = (
+                "X is a RowTable, which devices of one process alone can share; got a mesh over "
+                f"{jax.process_count()} processes. Let each read its rows, and pass what "
+                "jax.make_array_from_process_local_data makes of them."
             )
             raise ValueError(msg)
     elif not jnp.issubdtype(points.dtype, jnp.floating):
@@ -113,18 +140,20 @@ def condition(
     count, centres = check_inducing(inducing, points)
     key = jax.random.key(0) if key is None else key
     settings = {"form": form, "rtol": rtol, "rank": num_features if solver == "features" else count}
+    settings["num_devices"] = 1 if mesh is None else mesh.size
     n, d = points.shape
-    budget = memory_budget(memory)
+    budget = least_of_processes(memory_budget(memory), mesh)
     plan = choose_plan(n, d, points.dtype, solver, memory=budget, **settings)
-    data = kernel, points, target, noise
+    data = place(kernel, mesh), points, target, place(noise, mesh)
+    others = solver, rtol, centres, key, mesh
     try:
-        return _fit(*data, plan, solver, rtol, centres, key)
+        return _fit(*data, plan, *others)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if solver != "auto" or not _out_of_memory(error):
             raise
         smaller = choose_plan(n, d, points.dtype, solver, memory=budget / 4, **settings)
     reason = f"{smaller.reason}; a first try ({plan.chosen}) ran out of memory"
-    return _fit(*data, replace(smaller, reason=reason), solver, rtol, centres, key)
+    return _fit(*data, replace(smaller, reason=reason), *others)
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -132,22 +161,23 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
-def _fit(kernel, points, target, noise, plan, solver, rtol, centres, key):
+def _fit(kernel, points, target, noise, plan, solver, rtol, centres, key, mesh):
     """Follow the plan; "auto" goes on with LSMR where a factor breaks down."""
     if plan.model != "exact":
-        return condition_low_rank(kernel, points, target, noise, plan, centres, key)
-    posterior = _solve(kernel, target, noise, plan, points)
+        return condition_low_rank(kernel, points, target, noise, plan, centres, key, mesh)
+    target = place(target, mesh)
+    posterior = _solve(kernel, target, noise, plan, points, mesh)
     direct = isinstance(plan.solver, Direct)
     broken = direct and solver == "auto" and not bool(jnp.all(posterior.solution.ok))
     if broken and bool(jnp.all(jnp.isfinite(target))):
         retry = choose_solver(points.shape[0], points.dtype, "lsmr", rtol)
         reason = f"{retry.reason}, because the Cholesky factor broke down in {points.dtype}"
-        posterior = _solve(kernel, target, noise, replace(retry, reason=reason), points)
+        posterior = _solve(kernel, target, noise, replace(retry, reason=reason), points, mesh)
     return posterior
 
 
-def _solve(kernel, target, noise, plan: Plan, points) -> Posterior:
-    operator = KernelOperator(kernel, points, plan.form)
+def _solve(kernel, target, noise, plan: Plan, points, mesh) -> Posterior:
+    operator = KernelOperator(kernel, points, plan.form, mesh=mesh)
     damp = jnp.sqrt(noise)
     prepared = prepare(plan.solver, operator, damp, plan.preconditioner)
     # A solver that is already prepared is handed to lstsq as the preconditioner.
@@ -168,9 +198,19 @@ def _solve(kernel, target, noise, plan: Plan, points) -> Posterior:
 
 
 def _form(solver: AbstractLeastSquares, operator: KernelOperator) -> str:
+    devices = 1 if operator.mesh is None else operator.mesh.size
     if isinstance(solver, Direct):
-        return "factorised"
-    return "kept" if operator.form == "dense" else "recomputed in tiles"
+        return "factorised" + (f", by each of {devices} devices" if devices > 1 else "")
+    words = "kept" if operator.form == "dense" else "recomputed in tiles"
+    return words + (f", its rows on {devices} devices" if devices > 1 else "")
+
+
+def _as_table(X: Any, mesh: Mesh | None) -> Any:
+    """X as an array: of NumPy, if devices are going to share it."""
+    if mesh is None or isinstance(X, jax.Array):
+        return jnp.asarray(X)
+    table = np.asarray(X)
+    return table.astype(jax.dtypes.canonicalize_dtype(table.dtype), copy=False)
 
 
 def _noise(noise_variance: Any) -> Array:

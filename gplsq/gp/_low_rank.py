@@ -1,23 +1,27 @@
 """Conditioning on many rows through a basis of few functions: tall damped least squares."""
 
-from numbers import Integral
+import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
 from gplsq._core import (
-    as_points,
     check_choice,
+    column_norm,
     describe,
-    jittered_cholesky,
+    gather_rows,
     map_row_tiles,
+    map_rows,
     matmul,
+    place,
     tile_rows,
 )
+from gplsq.gp._inputs import more_rows, take_rows
 from gplsq.gp._plan import CANDIDATES_PER_POINT, GRAM_ROWS_PER_FUNCTION, Plan
 from gplsq.kernels import AbstractKernel
 from gplsq.operators import (
@@ -30,16 +34,17 @@ from gplsq.operators import (
     Inducing,
     InducingBasis,
     RowTable,
+    ShardedDamping,
 )
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import (
     AbstractLeastSquares,
     Solution,
-    gram_of_rows,
-    inverse_root,
     lstsq,
     pivoted_factor,
+    root_of_rows,
     sample_rows,
+    triangular_inverse,
 )
 
 _PIVOT_BLOCK = 100
@@ -64,6 +69,8 @@ class LowRankPosterior(eqx.Module):
         The `Solution` of the mean's least-squares problem, in the basis.
     plan
         Which solver was used, and why.
+    mesh
+        The devices that share the work.
     """
 
     kernel: AbstractKernel
@@ -76,10 +83,11 @@ class LowRankPosterior(eqx.Module):
     factors: "_Factors"
     solver: AbstractLeastSquares
     plan: str = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
 
     def mean(self, Z: ArrayLike) -> Float[Array, " t"]:
         """Posterior mean at Z, shape (t, d). Cost: t m sections, in tiles."""
-        return _mean(self.basis, self.coefficients, self._points(Z))
+        return _mean(self.basis, self.coefficients, self._points(Z), self.mesh)
 
     @property
     def Z(self) -> Float[Array, "m d"]:
@@ -115,7 +123,7 @@ class LowRankPosterior(eqx.Module):
     def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " t"]:
         """`variance` before negative rounding errors are set to 0, to count them."""
         check_choice("method", method, ("auto", "exact"))
-        return _variance(self.kernel, self.basis, self.factors, self._points(Z))
+        return _variance(self.kernel, self.basis, self.factors, self._points(Z), self.mesh)
 
     def covariance(self, Z: ArrayLike) -> Float[Array, "t t"]:
         """Joint posterior covariance of the latent function at Z, shape (t, d); t^2 memory."""
@@ -142,9 +150,12 @@ class LowRankPosterior(eqx.Module):
         return residual / (1 - jnp.minimum(leverage, 0.99)), self.variance(points)
 
     def without_kept_matrix(self) -> "LowRankPosterior":
-        """The same posterior for a pickle: without the data, which predictions do not need."""
+        """The same posterior for a pickle: without devices, and the data, which predictions need
+        not.
+        """
         nothing = jnp.zeros((0, self.X.shape[1]), self.X.dtype)
-        return eqx.tree_at(lambda p: (p.X, p.y), self, (nothing, self.y[:0]))
+        no_target = jnp.zeros(0, self.X.dtype)
+        return replace(self, X=nothing, y=no_target, mesh=None)
 
     def update(self, X: ArrayLike, y: ArrayLike) -> "LowRankPosterior":
         """The posterior of the same model, with the same functions, given more rows as well.
@@ -174,8 +185,8 @@ class LowRankPosterior(eqx.Module):
         points, target = more_rows(self.X, self.y, X, y)
         return _solve_low_rank(
             self.kernel,
-            Evaluation(self.basis, points),
-            target,
+            Evaluation(self.basis, place(points, self.mesh, spread=True), mesh=self.mesh),
+            place(target, self.mesh, spread=True),
             self.noise_variance,
             self.solver,
             self.plan,
@@ -211,15 +222,19 @@ def condition_low_rank(
     plan: Plan,
     Z: Float[Array, "m d"] | None,
     key: Array,
+    mesh: Mesh | None,
 ) -> LowRankPosterior:
     """The posterior on the span of `Z`, of rows of X chosen for it, or of random features."""
     assert plan.rank is not None
+    if not isinstance(X, RowTable):
+        X = place(X, mesh, spread=True)
+    y = place(y, mesh, spread=True)
     if plan.model == "features":
-        operator: AbstractEvaluation = Features(kernel, X, plan.rank, key=key)
+        operator: AbstractEvaluation = Features(kernel, X, plan.rank, key=key, mesh=mesh)
         what = "features"
     else:
         Z = choose_inducing(kernel, X, plan.rank, key) if Z is None else Z
-        operator = Inducing(kernel, X, Z)
+        operator = Inducing(kernel, X, place(Z, mesh), mesh=mesh)
         what = "inducing points"
     words = f"{plan.reason}; {operator.shape[1]} {what}"
     return _solve_low_rank(kernel, operator, y, noise, plan.solver, words, key, None)
@@ -229,15 +244,8 @@ def _solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRa
     n, m = operator.shape
     rows = sample_rows(jax.random.fold_in(key, 1), n, min(n, GRAM_ROWS_PER_FUNCTION * m))
     factors = _factorise(operator, rows, noise)
-    solution = lstsq(
-        operator,
-        y,
-        damp=jnp.sqrt(noise),
-        solver=solver,
-        x0=x0,
-        preconditioner=Dense(factors.inverse),
-        throw=False,
-    )
+    settings = solver, Dense(factors.inverse), x0
+    solution = _solve_damped(operator, y, jnp.sqrt(noise), *settings)
     return LowRankPosterior(
         kernel,
         operator.basis,
@@ -249,63 +257,36 @@ def _solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRa
         factors,
         solver,
         words,
+        operator.mesh,
     )
 
 
-def take_rows(X: Float[Array, "n d"] | RowTable, index: Array) -> Float[Array, "t d"]:
-    """Chosen rows, in memory."""
-    return jnp.asarray(X.take(np.asarray(index))) if isinstance(X, RowTable) else X[index]
+def _solve_damped(operator, y, damp, solver, preconditioner, x0) -> Solution:
+    settings = {"solver": solver, "preconditioner": preconditioner, "throw": False}
+    if operator.mesh is None:
+        return lstsq(operator, y, damp=damp, x0=x0, **settings)
+    return _solve_spread(operator, y, damp, x0, settings)
 
 
-def more_rows(
-    X: Float[Array, "n d"], y: Float[Array, " n"], more_X: ArrayLike, more_y: ArrayLike
-) -> tuple[Float[Array, "t d"], Float[Array, " t"]]:
-    """The data with more of it below, verified."""
-    points = as_points("X", more_X).astype(X.dtype)
-    target = jnp.asarray(more_y, X.dtype)
-    if points.shape[1] != X.shape[1] or target.shape != points.shape[:1]:
-        msg = (
-            f"X must have shape (s, {X.shape[1]}) and y shape (s,); got {points.shape} and "
-            f"{target.shape}. Pass rows like those of the fit."
-        )
-        raise ValueError(msg)
-    return jnp.concatenate([X, points]), jnp.concatenate([y, target])
-
-
-def check_inducing(
-    inducing: Any, X: Float[Array, "n d"] | RowTable
-) -> tuple[int | None, Float[Array, "m d"] | None]:
-    """How many inducing points were asked for, and the points themselves where they were given."""
-    if inducing is None:
-        return None, None
-    if isinstance(inducing, Integral) and not isinstance(inducing, bool):
-        if inducing < 1:
-            msg = f"inducing must be at least 1; got {inducing}. Pass how many points to choose."
-            raise ValueError(msg)
-        return int(inducing), None
-    if not eqx.is_array_like(inducing):
-        msg = (
-            "inducing must be a number of points, or the points, shape (m, d); got "
-            f"{describe(inducing)}. Pass one of these."
-        )
-        raise TypeError(msg)
-    points = as_points("inducing", inducing).astype(X.dtype)
-    if points.shape[1] != X.shape[1] or points.shape[0] == 0:
-        msg = (
-            f"inducing must be points of the space of the data, shape (m, {X.shape[1]}); got shape "
-            f"{points.shape}. Match its columns to X."
-        )
-        raise ValueError(msg)
-    return points.shape[0], points
+@eqx.filter_jit
+def _solve_spread(operator, y, damp, x0, settings) -> Solution:
+    """The same with damping as rows that are spread like those of the operator."""
+    system = ShardedDamping(operator, damp, operator.mesh)
+    rhs = system.right_hand_side(y)
+    solution = lstsq(system, rhs if x0 is None else rhs - system.mv(x0), **settings)
+    value = solution.value if x0 is None else solution.value + x0
+    norms = column_norm(y - operator.mv(value)), column_norm(y)
+    stats = replace(solution.stats, residual_norm=norms[0], rhs_norm=norms[1])
+    return gather_rows(replace(solution, value=value, stats=stats), operator.mesh)
 
 
 def choose_inducing(
     kernel: AbstractKernel, X: Float[Array, "n d"] | RowTable, num: int, key: Array
 ) -> Float[Array, "m d"]:
-    """`num` different rows of X by randomly pivoted Cholesky on a sample of ten times as many.
+    """`num` different rows of X by randomly pivoted Cholesky on a sample of five times as many.
 
     Fewer where the sample is explained to rounding by fewer. Chen, Epperly, Tropp & Webber (2022).
-    Cost: 10 num^2 kernel entries and 20 num^3 flops.
+    Cost: 5 num^2 kernel entries and 10 num^3 flops.
     """
     n = X.shape[0]
     candidates = take_rows(X, sample_rows(key, n, min(n, CANDIDATES_PER_POINT * num)))
@@ -322,20 +303,23 @@ def _pivots(kernel: AbstractKernel, candidates: Array, num: int, key: Array) -> 
 
 @eqx.filter_jit
 def _factorise(operator: AbstractEvaluation, rows: Array, noise: Array) -> _Factors:
-    n = operator.shape[0]
-    gram = gram_of_rows(operator, rows)
-    index = jnp.arange(gram.shape[0])
-    rounding = 4 * float(jnp.finfo(gram.dtype).eps) * jnp.trace(gram)
-    # A larger noise makes the variance larger, so that it stays an upper bound.
-    root, jitter = jittered_cholesky(gram.at[index, index].add(noise), rounding)
-    inverse = inverse_root(gram * (n / rows.shape[0]), jnp.sqrt(noise))
-    return _Factors(root, noise + jitter, inverse)
+    n, m = operator.shape
+    damp = jnp.sqrt(noise)
+    R = root_of_rows(operator, rows, damp)
+    # Of the rows alone, not scaled up to all of them: so that the variance is an upper bound.
+    share = rows.shape[0] / n
+    damping = jnp.sqrt(noise * (1 - share)) * jnp.eye(m, dtype=R.dtype)
+    root = jnp.linalg.qr(jnp.concatenate([math.sqrt(share) * R, damping]), mode="r").T
+    return _Factors(root, noise, triangular_inverse(R))
 
 
 @eqx.filter_jit
-def _mean(basis, coefficients, points) -> Array:
-    rows = tile_rows(points.shape[0], basis.size)
-    return map_row_tiles(lambda x, _: matmul(basis.sections(x), coefficients), points, rows)
+def _mean(basis, coefficients, points, mesh) -> Array:
+    def values(part, basis, coefficients):
+        rows = tile_rows(part.shape[0], basis.size)
+        return map_row_tiles(lambda x, _: matmul(basis.sections(x), coefficients), part, rows)
+
+    return map_rows(values, mesh, points, basis, coefficients)
 
 
 def _explained(basis, factors, points) -> tuple[Array, Array]:
@@ -346,15 +330,18 @@ def _explained(basis, factors, points) -> tuple[Array, Array]:
 
 
 @eqx.filter_jit
-def _variance(kernel, basis, factors, points) -> Array:
-    def of_tile(tile):
+def _variance(kernel, basis, factors, points, mesh) -> Array:
+    def of_tile(tile, kernel, basis, factors):
         features, left = _explained(basis, factors, tile)
         known = jnp.sum(left**2, axis=0)
         if isinstance(basis, FeatureBasis):
             return known
         return kernel.diagonal(tile) - jnp.sum(features**2, axis=1) + known
 
-    return jax.lax.map(lambda x: of_tile(x[None])[0], points, batch_size=1024)
+    def values(part, *model):
+        return jax.lax.map(lambda x: of_tile(x[None], *model)[0], part, batch_size=1024)
+
+    return map_rows(values, mesh, points, kernel, basis, factors)
 
 
 @eqx.filter_jit

@@ -1,6 +1,7 @@
 """The exact posterior: its mean is regularised least squares."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -13,10 +14,12 @@ from gplsq._core import (
     check_choice,
     describe,
     is_traced,
+    map_rows,
     matmul,
+    place,
     status_ok,
 )
-from gplsq.gp._low_rank import more_rows
+from gplsq.gp._inputs import more_rows
 from gplsq.gp._plan import choose_solver
 from gplsq.gp._variance import (
     covariance_by_factor,
@@ -61,7 +64,8 @@ class Posterior(eqx.Module):
 
     def mean(self, Z: ArrayLike) -> Float[Array, " m"]:
         """Posterior mean at Z, shape (m, d). Cost: m n kernel entries, in tiles."""
-        return cross_product(self.kernel, self._points(Z), self.X, self.solution.value)
+        data = self.X, self.solution.value, self.operator.mesh
+        return cross_product(self.kernel, self._points(Z), *data)
 
     def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " m"]:
         """Posterior variance of the latent function at Z, shape (m, d); never negative.
@@ -84,9 +88,10 @@ class Posterior(eqx.Module):
         points = self._points(Z)
         direct = isinstance(self.solver, Direct)
         if method == "neighbours" or (method == "auto" and not direct):
-            return _neighbours(self.kernel, self.X, self.noise_variance, points, None)
+            return self._bound(points, None)
         if direct:
-            return _by_factor(self.kernel, self.X, self.prepared.lower, points)
+            data = self.X, self.prepared.lower, points, self.operator.mesh
+            return _by_factor(self.kernel, *data)
         value, status = _by_solves(
             self.operator, self.noise_variance, self.solver, self.prepared, points
         )
@@ -137,8 +142,7 @@ class Posterior(eqx.Module):
             total = 1 / _inverse_diagonal(self.prepared.lower)[index]
             latent = jnp.maximum(total - self.noise_variance, 0)
         else:
-            latent = _neighbours(self.kernel, self.X, self.noise_variance, self.X[index], index)
-            latent = jnp.maximum(latent, 0)
+            latent = jnp.maximum(self._bound(self.X[index], index), 0)
             total = latent + self.noise_variance
         return self.solution.value[index] * total, latent
 
@@ -170,7 +174,9 @@ class Posterior(eqx.Module):
         n = self.X.shape[0]
         points, target = more_rows(self.X, self.y, X, y)
         direct = isinstance(self.solver, Direct)
-        operator = KernelOperator(self.kernel, points, "tiled" if direct else self.operator.form)
+        mesh, form = self.operator.mesh, "tiled" if direct else self.operator.form
+        target = place(target, mesh)
+        operator = KernelOperator(self.kernel, points, form, mesh=mesh)
         damp = jnp.sqrt(self.noise_variance)
         if direct:
             lower = _extended(self.kernel, points, self.prepared.lower, self.noise_variance, n)
@@ -182,12 +188,17 @@ class Posterior(eqx.Module):
             x0 = jnp.concatenate([self.solution.value, jnp.zeros_like(target[n:])])
         settings = {"damp": damp, "solver": self.solver, "x0": x0, "throw": False}
         solution = lstsq(operator, target, preconditioner=prepared, **settings)
-        parts = points, target, self.noise_variance, solution, operator, prepared, self.solver
+        parts = operator.X, target, self.noise_variance, solution, operator, prepared, self.solver
         return Posterior(self.kernel, *parts, self.plan)
 
     def without_kept_matrix(self) -> "Posterior":
-        """The same posterior with products in tiles: n^2 numbers less to keep or to save."""
-        return eqx.tree_at(lambda p: p.operator.gram, self, None, is_leaf=lambda leaf: leaf is None)
+        """The same posterior with products in tiles, on one device: n^2 numbers less to save."""
+        return replace(self, operator=KernelOperator(self.kernel, self.X, "tiled"))
+
+    def _bound(self, points: Array, exclude: Array | None) -> Array:
+        """The variance given neighbours only, without row `exclude[i]` for point i."""
+        data = self.X, self.noise_variance, points, exclude, self.operator.mesh
+        return _neighbours(self.kernel, *data)
 
     def _points(self, Z: ArrayLike) -> Float[Array, "m d"]:
         points = jnp.asarray(Z, self.X.dtype)
@@ -216,15 +227,25 @@ def _warn_if_missed(status: Array) -> None:
 prepare = eqx.filter_jit(
     lambda solver, operator, damp, preconditioner: solver.prepare(operator, damp, preconditioner)
 )
-_by_factor = eqx.filter_jit(variance_by_factor)
 _by_solves = eqx.filter_jit(variance_by_solves)
 _covariance_by_factor = eqx.filter_jit(covariance_by_factor)
 _covariance_by_solves = eqx.filter_jit(covariance_by_solves)
 
 
 @eqx.filter_jit
-def _neighbours(kernel, X, noise, Z, exclude):
-    return variance_by_neighbours(kernel, X, noise, Z, _NEIGHBOURS, exclude)
+def _by_factor(kernel, X, lower, Z, mesh):
+    def values(part, kernel, X, lower):
+        return variance_by_factor(kernel, X, lower, part)
+
+    return map_rows(values, mesh, Z, kernel, X, lower)
+
+
+@eqx.filter_jit
+def _neighbours(kernel, X, noise, Z, exclude, mesh):
+    def values(part, kernel, X, noise):
+        return variance_by_neighbours(kernel, X, noise, part[0], _NEIGHBOURS, part[1])
+
+    return map_rows(values, mesh, (Z, exclude), kernel, X, noise)
 
 
 @eqx.filter_jit

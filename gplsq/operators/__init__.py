@@ -24,5 +24,7 @@ from gplsq.operators._kernel import Kernel as Kernel
 from gplsq.operators._kernel import cross_product as cross_product
 from gplsq.operators._kernel import keep_budget as keep_budget
 from gplsq.operators._rows import Rows as Rows
+from gplsq.operators._sharded import ShardedDamping as ShardedDamping
+from gplsq.operators._sharded import ShardedRows as ShardedRows
 from gplsq.operators._sparse import Sparse as Sparse
 from gplsq.operators._table import RowTable as RowTable

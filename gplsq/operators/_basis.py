@@ -3,17 +3,20 @@
 import abc
 import collections
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int, UInt32
 
 from gplsq._core import as_points
 from gplsq.operators._base import AbstractEuclideanOperator
 from gplsq.operators._rows import Rows
+from gplsq.operators._sharded import ShardedRows
 from gplsq.operators._table import RowTable
 
 
@@ -50,7 +53,7 @@ class AbstractEvaluation(AbstractEuclideanOperator):
     """`A v = (f(x_1), ..., f(x_n))` for functions of a basis; rows are generated and forgotten."""
 
     basis: eqx.AbstractVar[AbstractBasis]
-    cross: eqx.AbstractVar[Rows]  # of the sections
+    cross: eqx.AbstractVar[Rows | ShardedRows]  # of the sections
     table: "eqx.AbstractVar[TableRows | None]"  # where X is not an array
 
     @property
@@ -64,7 +67,12 @@ class AbstractEvaluation(AbstractEuclideanOperator):
     @property
     def X(self) -> Float[Array, "n d"] | RowTable:
         """The rows of data."""
-        return self.cross.data if self.table is None else self.table.table
+        return self.cross.data[: self.shape[0]] if self.table is None else self.table.table
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the rows are spread over."""
+        return self.cross.mesh if isinstance(self.cross, ShardedRows) else None
 
     def features(self, points: Float[Array, "t d"]) -> Float[Array, "t r"]:
         """Rows of the operator for any points."""
@@ -76,6 +84,12 @@ class AbstractEvaluation(AbstractEuclideanOperator):
             return self.features(self.cross.data[index])
         return self.features(self.table(jnp.asarray(index)))
 
+    def sampled(self, index: Int[Array, " s"]) -> Callable:
+        """`i -> rows_at(index[i])`, as a callable pytree that holds the data of these rows."""
+        if self.table is None:
+            return jax.tree_util.Partial(_features_at, self.basis, self.cross.data[index])
+        return jax.tree_util.Partial(_features_at, self.basis, self.table(index))
+
     def mv(self, v):
         return self.cross.mv(self.basis.coefficients(v))
 
@@ -85,6 +99,10 @@ class AbstractEvaluation(AbstractEuclideanOperator):
     def sweep(self, v, shift):
         w, back = self.cross.sweep(self.basis.coefficients(v), shift)
         return w, self.basis.whiten(back)
+
+
+def _features_at(basis: AbstractBasis, points: Array, index: Array) -> Array:
+    return basis.features(points[index])
 
 
 class TableRows(eqx.Module):
@@ -119,13 +137,26 @@ def as_rows(name: str, X: ArrayLike | RowTable) -> Float[Array, "n d"] | TableRo
 
 
 def rows_of_sections(
-    basis: AbstractBasis, X: Float[Array, "n d"] | TableRows, block: int | None
-) -> Rows:
+    basis: AbstractBasis,
+    X: Float[Array, "n d"] | TableRows,
+    block: int | None,
+    mesh: Mesh | None = None,
+) -> Rows | ShardedRows:
     """`basis.sections` of all points."""
+    fn, data = basis.sections, X
     if isinstance(X, TableRows):
-        numbers = jnp.arange(X.shape[0], dtype=jnp.int32)
-        return Rows(lambda index: basis.sections(X(index)), numbers, basis.size, block=block)
-    return Rows(basis.sections, X, basis.size, block=block)
+        fn, data = _SectionsOfTable(basis, X), jnp.arange(X.shape[0], dtype=jnp.int32)
+    if mesh is None:
+        return Rows(fn, data, basis.size, block=block)
+    return ShardedRows(fn, data, basis.size, block=block, mesh=mesh)
+
+
+class _SectionsOfTable(eqx.Module):
+    basis: AbstractBasis
+    X: TableRows
+
+    def __call__(self, index: Int[Array, " t"]) -> Float[Array, "t r"]:
+        return self.basis.sections(self.X(index))
 
 
 class Evaluation(AbstractEvaluation):
@@ -139,16 +170,25 @@ class Evaluation(AbstractEvaluation):
         Rows of data, shape (n, d), or a `RowTable`.
     block
         Rows made at a time, see `gplsq.operators.Rows`.
+    mesh
+        Devices to spread the rows over, see `gplsq.operators.ShardedRows`.
     """
 
     basis: AbstractBasis
-    cross: Rows
+    cross: Rows | ShardedRows
     table: TableRows | None
 
-    def __init__(self, basis: AbstractBasis, X: ArrayLike | RowTable, *, block: int | None = None):
+    def __init__(
+        self,
+        basis: AbstractBasis,
+        X: ArrayLike | RowTable,
+        *,
+        block: int | None = None,
+        mesh: Mesh | None = None,
+    ):
         points = as_rows("X", X)
         self.basis = basis
-        self.cross = rows_of_sections(basis, points, block)
+        self.cross = rows_of_sections(basis, points, block, mesh)
         self.table = points if isinstance(points, TableRows) else None
 
 

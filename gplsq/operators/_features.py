@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from gplsq._core import cast
@@ -16,6 +17,7 @@ from gplsq.operators._basis import (
     rows_of_sections,
 )
 from gplsq.operators._rows import Rows
+from gplsq.operators._sharded import ShardedRows
 from gplsq.operators._table import RowTable
 
 
@@ -61,6 +63,8 @@ class Features(AbstractEvaluation):
         hyperparameters for a given key.
     block
         Rows of phi(X) made at a time, see `gplsq.operators.Rows`.
+    mesh
+        Devices to spread the rows over, see `gplsq.operators.ShardedRows`.
 
     Raises
     ------
@@ -78,7 +82,7 @@ class Features(AbstractEvaluation):
     """
 
     basis: FeatureBasis
-    cross: Rows
+    cross: Rows | ShardedRows
     table: TableRows | None
 
     def __init__(
@@ -89,10 +93,11 @@ class Features(AbstractEvaluation):
         *,
         key: PRNGKeyArray | None = None,
         block: int | None = None,
+        mesh: Mesh | None = None,
     ):
         points = as_rows("X", X)
         self.basis = feature_basis(kernel, points, num_features, key)
-        self.cross = rows_of_sections(self.basis, points, block)
+        self.cross = rows_of_sections(self.basis, points, block, mesh)
         self.table = points if isinstance(points, TableRows) else None
 
 

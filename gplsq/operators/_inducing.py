@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
 from gplsq._core import as_points, cast, jittered_cholesky
@@ -15,7 +16,14 @@ from gplsq.operators._basis import (
     rows_of_sections,
 )
 from gplsq.operators._rows import Rows
+from gplsq.operators._sharded import ShardedRows
 from gplsq.operators._table import RowTable
+
+# The jitter is a compromise: the rounding errors of sums are divided by its root, and it makes
+# sections of short wavelength cheaper than they are. Measured on 546 points of an RBF kernel, 100,000
+# rows of float32 with noise 0.04: error 0.098, 0.049, 0.040, 0.045 with 1, 10, 100, 1000 times
+# ``m eps``; 0.036 in float64. In float64 this power gives 1e-8.
+_JITTER_POWER = 0.6
 
 
 class InducingBasis(AbstractBasis):
@@ -61,6 +69,8 @@ class Inducing(AbstractEvaluation):
         Inducing points, shape (m, d). Points that repeat, or nearly, add nothing and do no harm.
     block
         Rows of k(X, Z) made at a time, see `gplsq.operators.Rows`.
+    mesh
+        Devices to spread the rows over, see `gplsq.operators.ShardedRows`.
 
     Raises
     ------
@@ -75,12 +85,12 @@ class Inducing(AbstractEvaluation):
     the rows of a `RowTable`, which are read once for every sweep.
 
     L is the Cholesky factor of `k(Z, Z) + jitter I`, with the smallest jitter out of
-    ``m eps 10^i`` times the mean diagonal that makes it exist. It adds `jitter |a|^2` to the norm
-    of f, and keeps rounding errors of A v near ``sqrt(eps)``: without it a cancels to many digits.
+    ``(m eps)^0.6 10^i`` times the mean diagonal that makes it exist. It adds `jitter |a|^2` to the
+    norm of f, and keeps rounding errors of A v small: without it a cancels to many digits.
     """
 
     basis: InducingBasis
-    cross: Rows
+    cross: Rows | ShardedRows
     table: TableRows | None
 
     def __init__(
@@ -90,6 +100,7 @@ class Inducing(AbstractEvaluation):
         Z: ArrayLike,
         *,
         block: int | None = None,
+        mesh: Mesh | None = None,
     ):
         points = as_rows("X", X)
         centres = as_points("Z", Z).astype(points.dtype)
@@ -100,7 +111,7 @@ class Inducing(AbstractEvaluation):
             )
             raise ValueError(msg)
         self.basis = inducing_basis(kernel, centres)
-        self.cross = rows_of_sections(self.basis, points, block)
+        self.cross = rows_of_sections(self.basis, points, block, mesh)
         self.table = points if isinstance(points, TableRows) else None
 
     @property
@@ -126,5 +137,5 @@ def inducing_factor(kernel: AbstractKernel, Z: Float[Array, "m d"]) -> Float[Arr
     diagonal = kernel.diagonal(Z)
     index = jnp.arange(m)
     K = kernel.cross(Z, Z).at[index, index].set(diagonal)
-    unit = m * float(jnp.finfo(Z.dtype).eps) * jnp.mean(diagonal)
+    unit = (m * float(jnp.finfo(Z.dtype).eps)) ** _JITTER_POWER * jnp.mean(diagonal)
     return jittered_cholesky(K, unit)[0]

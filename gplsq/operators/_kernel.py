@@ -1,18 +1,28 @@
 """The evaluation operator of a kernel's function space on its training points."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from gplsq._core import (
     ArrayLike,
     cast,
     check_choice,
+    check_mesh,
     column_norm,
+    fill_rows,
     free_memory,
+    gather_rows,
+    least_of_processes,
     map_row_tiles,
+    map_rows,
     matmul,
+    on_parts,
+    place,
     stop_gradient,
     tile_rows,
 )
@@ -40,25 +50,34 @@ class Kernel(AbstractLinearOperator):
         ``"tiled"`` recomputes K tile by tile in every product and never keeps it: O(n) memory.
         ``"dense"`` keeps K, built tile by tile: n^2 numbers of memory, and each product reads them
         once. ``"auto"`` keeps K if it fits into half of the memory that is free now.
+    mesh
+        A `jax.sharding.Mesh`: every device keeps, or makes, its share of the rows of K, and gets
+        the whole product. X and vectors are whole on all devices.
 
     Notes
     -----
     Derivatives with respect to the hyperparameters and X go through recomputed tiles in both forms:
     their memory does not grow with n^2. Cost of a product with k columns: n^2 kernel entries
-    (tiled) or n^2 numbers read (dense), and 2 k n^2 flops.
+    (tiled) or n^2 numbers read (dense), and 2 k n^2 flops. On a mesh of p devices a p-th of it on
+    each, n k numbers gathered for a product and n k added up for its gradient.
     """
 
     kernel: AbstractKernel
     X: Float[Array, "n d"]
     gram: Float[Array, "n n"] | None
     rows: int = eqx.field(static=True)
+    parts: Float[Array, "N n"] | None = None  # K on a mesh, and copies of its last row
+    mesh: Mesh | None = eqx.field(static=True, default=None)
 
     def __init__(
         self,
         kernel: AbstractKernel,
         X: ArrayLike,
         form: str = "auto",
+        *,
+        mesh: Mesh | None = None,
     ):
+        self.mesh = check_mesh(mesh)
         from_user = jnp.asarray(X)
         if not isinstance(kernel, AbstractKernel):
             msg = (
@@ -72,18 +91,25 @@ class Kernel(AbstractLinearOperator):
         if not jnp.issubdtype(from_user.dtype, jnp.floating):
             from_user = from_user.astype(float)
         check_choice("form", form, ("auto", "dense", "tiled"))
-        self.X = from_user
+        self.X = from_user if mesh is None else place(from_user, self.mesh)
         self.kernel = cast(kernel, from_user.dtype)
         n = from_user.shape[0]
-        self.rows = tile_rows(n, n)
+        height = n if self.mesh is None else -(-n // self.mesh.size)
+        self.rows = tile_rows(height, n)
         if form == "auto":
-            form = "dense" if n * n * from_user.dtype.itemsize <= keep_budget() else "tiled"
-        self.gram = _gram(self.kernel, self.X, self.rows) if form == "dense" else None
+            budget = least_of_processes(keep_budget(), self.mesh)
+            form = "dense" if height * n * from_user.dtype.itemsize <= budget else "tiled"
+        kept = _gram(self.kernel, self.X, self.rows, self.mesh) if form == "dense" else None
+        self.gram, self.parts = (kept, None) if mesh is None else (None, kept)
 
     @property
     def form(self) -> str:
         """`"dense"` or `"tiled"`: what was chosen."""
-        return "tiled" if self.gram is None else "dense"
+        return "tiled" if self._kept is None else "dense"
+
+    @property
+    def _kept(self) -> Array | None:
+        return self.gram if self.mesh is None else self.parts
 
     @property
     def shape(self):
@@ -94,9 +120,9 @@ class Kernel(AbstractLinearOperator):
         return self.X.dtype
 
     def mv(self, v):
-        if self.gram is None:
-            return _tiled_mv(self.kernel, self.X, v, self.rows)
-        return _kept_mv(self.kernel, self.X, self.gram, v, rows=self.rows)
+        if self._kept is None:
+            return _tiled_mv(self.kernel, self.X, v, self.rows, self.mesh)
+        return _kept_mv(self.kernel, self.X, self._kept, v, rows=self.rows, mesh=self.mesh)
 
     def rmv(self, u):
         return u
@@ -137,48 +163,69 @@ def _tile(kernel: AbstractKernel, X: Array, rows: Array, index: Array, diagonal:
     return tile.at[jnp.arange(rows.shape[0]), index].set(diagonal[index])
 
 
-def _tiled_mv(kernel: AbstractKernel, X: Array, v: Array, rows: int) -> Array:
-    diagonal = kernel.diagonal(X)
-    return map_row_tiles(lambda x, i: matmul(_tile(kernel, X, x, i, diagonal), v), X, rows)
+def _tiled_mv(kernel: AbstractKernel, X: Array, v: Array, rows: int, mesh: Mesh | None) -> Array:
+    def product(part: Any, kernel: Any, X: Array, diagonal: Array, v: Array) -> Array:
+        x, index = part
+
+        def of_tile(x: Array, i: Array) -> Array:
+            return matmul(_tile(kernel, X, x, index[i], diagonal), v)
+
+        return map_row_tiles(of_tile, x, rows)
+
+    return map_rows(product, mesh, (X, _numbers(X)), kernel, X, kernel.diagonal(X), v)
+
+
+def _numbers(X: Array) -> Array:
+    return jnp.arange(X.shape[0], dtype=jnp.int32)
 
 
 @eqx.filter_jit
-def _gram(kernel: AbstractKernel, X: Array, rows: int) -> Array:
+def _gram(kernel: AbstractKernel, X: Array, rows: int, mesh: Mesh | None) -> Array:
     """K, written tile by tile into one buffer. Not differentiated: `_kept_mv` has the rule."""
     kernel, X = stop_gradient((kernel, X))
-    n = X.shape[0]
-    diagonal = kernel.diagonal(X)
-    offsets = jnp.arange(rows, dtype=jnp.int32)
 
-    def write(i, buffer):
-        # The last tile overlaps the one before instead of being lower.
-        start = jnp.minimum(i * rows, n - rows)
-        x = jax.lax.dynamic_slice_in_dim(X, start, rows)
-        tile = _tile(kernel, X, x, start + offsets, diagonal)
-        return jax.lax.dynamic_update_slice_in_dim(buffer, tile, start, 0)
+    def fill(part: Any, kernel: Any, X: Array, diagonal: Array) -> Array:
+        x, index = part
+        n = x.shape[0]
 
-    return jax.lax.fori_loop(0, -(-n // rows), write, jnp.zeros((n, n), X.dtype))
+        def write(i, buffer):
+            # The last tile overlaps the one before instead of being lower.
+            start = jnp.minimum(i * rows, n - rows)
+            at = jax.lax.dynamic_slice_in_dim(index, start, rows)
+            tile = _tile(kernel, X, jax.lax.dynamic_slice_in_dim(x, start, rows), at, diagonal)
+            return jax.lax.dynamic_update_slice_in_dim(buffer, tile, start, 0)
+
+        return jax.lax.fori_loop(0, -(-n // rows), write, jnp.zeros((n, X.shape[0]), X.dtype))
+
+    whole = kernel, X, kernel.diagonal(X)
+    if mesh is None:
+        return fill((X, _numbers(X)), *whole)
+    return on_parts(fill, mesh, fill_rows((X, _numbers(X)), mesh), *whole)
 
 
 @eqx.filter_custom_jvp
-def _kept_mv(kernel: AbstractKernel, X: Array, gram: Array, v: Array, *, rows: int) -> Array:
-    del kernel, X, rows
-    return matmul(gram, v)
+def _kept_mv(
+    kernel: AbstractKernel, X: Array, gram: Array, v: Array, *, rows: int, mesh: Mesh | None
+) -> Array:
+    del kernel, rows
+    if mesh is None:
+        return matmul(gram, v)
+    return gather_rows(on_parts(matmul, mesh, gram, v), mesh)[: X.shape[0]]
 
 
 @_kept_mv.def_jvp
-def _kept_mv_jvp(primals, tangents, *, rows):
+def _kept_mv_jvp(primals, tangents, *, rows, mesh):
     """K' v by recomputed tiles, K v' by the kept matrix."""
     kernel, X, gram, v = primals
     t_kernel, t_X, t_gram, t_v = tangents
     del t_gram  # the kept matrix is a cache of (kernel, X), not an argument of its own
-    value = _kept_mv(kernel, X, gram, v, rows=rows)
+    value = _kept_mv(kernel, X, gram, v, rows=rows, mesh=mesh)
     tangent = jnp.zeros_like(value)
     if t_v is not None:
-        tangent = tangent + _kept_mv(kernel, X, gram, t_v, rows=rows)
+        tangent = tangent + _kept_mv(kernel, X, gram, t_v, rows=rows, mesh=mesh)
     if jax.tree.leaves((t_kernel, t_X)):
         _, moved = eqx.filter_jvp(
-            lambda k, points: _tiled_mv(k, points, v, rows), (kernel, X), (t_kernel, t_X)
+            lambda k, points: _tiled_mv(k, points, v, rows, mesh), (kernel, X), (t_kernel, t_X)
         )
         tangent = tangent + moved
     return value, tangent
@@ -190,11 +237,16 @@ def cross_product(
     Z: Float[Array, "m d"],
     X: Float[Array, "n d"],
     coefficients: Float[Array, "n *k"],
+    mesh: Mesh | None = None,
 ) -> Float[Array, "m *k"]:
     """Values at Z of the functions `sum_i c_i k(., x_i)`, tile by tile: `k(Z, X) c`.
 
-    Cost: m n kernel entries; memory O(m + n) beside the tables.
+    Cost: m n kernel entries, a share of them on each device of a mesh; memory O(m + n) beside the
+    tables.
     """
-    kernel = cast(kernel, X.dtype)
-    rows = tile_rows(Z.shape[0], X.shape[0])
-    return map_row_tiles(lambda z, _: matmul(kernel.cross(z, X), coefficients), Z, rows)
+
+    def values(part: Array, kernel: Any, X: Array, coefficients: Array) -> Array:
+        rows = tile_rows(part.shape[0], X.shape[0])
+        return map_row_tiles(lambda z, _: matmul(kernel.cross(z, X), coefficients), part, rows)
+
+    return map_rows(values, mesh, Z, cast(kernel, X.dtype), X, coefficients)

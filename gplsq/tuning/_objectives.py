@@ -18,10 +18,10 @@ from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import (
     LSMR,
     AbstractLeastSquares,
-    gram_of_rows,
-    inverse_root,
     leave_one_out,
     lstsq,
+    root_of_rows,
+    triangular_inverse,
 )
 from gplsq.tuning._losses import mse
 
@@ -163,8 +163,8 @@ class Holdout(AbstractObjective):
 def _by_inducing(kernel, noise_variance, X, y, X_held, num, loss):
     """Mean and latent variance of held-out rows, given inducing points at the first rows."""
     operator = Inducing(kernel, X, X[:num])
-    gram = gram_of_rows(operator, jnp.arange(X.shape[0], dtype=jnp.int32))
-    inverse = inverse_root(gram, jnp.sqrt(noise_variance))
+    everything = jnp.arange(X.shape[0], dtype=jnp.int32)
+    inverse = triangular_inverse(root_of_rows(operator, everything, jnp.sqrt(noise_variance)))
     solver = LSMR(rtol=_INDUCING_RTOL, max_steps=_INDUCING_STEPS)
     solution = lstsq(
         operator,

@@ -61,6 +61,14 @@ def _kernel(form):
     return lambda dtype: operators.Kernel(KERNEL, POINTS.astype(dtype), form)
 
 
+def _mesh():
+    return jax.sharding.Mesh(jax.devices()[:1], ("rows",))
+
+
+def _double(x):
+    return 2 * x
+
+
 # A new operator is one line here: how to make it, and its matrix in float64.
 OPERATORS = {
     "dense": (lambda dtype: _dense(A, dtype), A),
@@ -78,6 +86,20 @@ OPERATORS = {
     "identity": (lambda dtype: operators.Identity(3, dtype), np.eye(3)),
     "sparse": (lambda dtype: operators.Sparse(scipy.sparse.csr_array(A.astype(dtype))), A),
     "rows": (lambda dtype: operators.Rows(lambda x: 2 * x, (C / 2).astype(dtype), block=2), C),
+    "sharded-rows": (
+        lambda dtype: operators.ShardedRows(
+            _double, (C / 2).astype(dtype), C.shape[1], mesh=_mesh()
+        ),
+        C,
+    ),
+    "sharded-damping": (
+        lambda dtype: operators.ShardedDamping(_dense(A, dtype), jnp.asarray(0.5, dtype), _mesh()),
+        np.concatenate([A, 0.5 * np.eye(A.shape[1])]),
+    ),
+    "kernel-on-a-mesh": (
+        lambda dtype: operators.Kernel(KERNEL, POINTS.astype(dtype), "dense", mesh=_mesh()),
+        _gram(),
+    ),
     "inducing": (
         lambda dtype: operators.Inducing(KERNEL, POINTS.astype(dtype), POINTS[:4], block=3),
         _inducing(),

@@ -51,7 +51,7 @@ def test_float32_is_close_to_float64(rng):
     assert posterior.mean(points).dtype == np.float32
     mean, covariance = oracle(kernel, X, y, Z, points)
     np.testing.assert_allclose(posterior.mean(points), mean, atol=5e-3)
-    np.testing.assert_allclose(posterior.variance(points), np.diag(covariance), atol=2e-3)
+    np.testing.assert_allclose(posterior.variance(points), np.diag(covariance), atol=8e-3)
 
 
 def test_it_tends_to_the_exact_model_as_points_are_added(rng, x64):

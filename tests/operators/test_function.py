@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gplsq import lstsq
-from gplsq.operators import Function
+from gplsq.kernels import RBF, Matern12, Matern32, Matern52
+from gplsq.operators import Function, Inducing
 from gplsq.testing import count_compilations, tolerance
 
 
@@ -68,6 +69,36 @@ def test_programs_that_look_alike_are_told_apart(pair):
     assert first.fn.jaxpr is not second.fn.jaxpr
     again = Function(pair[0], jnp.zeros(4))
     assert again.fn.jaxpr is first.fn.jaxpr
+
+
+def ruled(rule_scale):
+    """A fresh function with a fresh rule, which holds the function itself."""
+
+    @jax.custom_jvp
+    def fn(t):
+        return jnp.exp(t)
+
+    fn.defjvp(lambda primals, tangents: (fn(*primals), rule_scale * fn(*primals) * tangents[0]))
+    return lambda v: fn(jnp.zeros(4)) * v
+
+
+def test_functions_with_a_derivative_of_their_own_are_told_apart_by_it():
+    made = [Function(ruled(scale), jnp.zeros(4)).fn.jaxpr for scale in (1.0, 1.0, 2.0)]
+    assert made[0] is made[1]
+    assert made[0] is not made[2]
+
+
+@pytest.mark.parametrize("kernel", [RBF, Matern12, Matern32, Matern52])
+def test_a_fresh_operator_of_a_kernel_compiles_nothing(rng, kernel):
+    X = rng.standard_normal((40, 2)).astype(np.float32)
+
+    def solve(lengthscale):
+        return lstsq(Inducing(kernel(lengthscale), X, X[:5]), X[:, 0], damp=0.1).value
+
+    jax.block_until_ready(solve(0.7))
+    with count_compilations() as names:
+        jax.block_until_ready(solve(0.9))
+    assert names == []
 
 
 def test_a_plain_function_is_accepted_with_an_example_of_its_argument(rng, dtype):

@@ -1,0 +1,59 @@
+"""Rows of data and inducing points, as callers pass them."""
+
+from numbers import Integral
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from gplsq._core import as_points, describe
+from gplsq.operators import RowTable
+
+
+def take_rows(X: Float[Array, "n d"] | RowTable, index: Array) -> Float[Array, "t d"]:
+    """Chosen rows, in memory."""
+    return jnp.asarray(X.take(np.asarray(index))) if isinstance(X, RowTable) else X[index]
+
+
+def more_rows(
+    X: Float[Array, "n d"], y: Float[Array, " n"], more_X: ArrayLike, more_y: ArrayLike
+) -> tuple[Float[Array, "t d"], Float[Array, " t"]]:
+    """The data with more of it below, verified."""
+    points = as_points("X", more_X).astype(X.dtype)
+    target = jnp.asarray(more_y, X.dtype)
+    if points.shape[1] != X.shape[1] or target.shape != points.shape[:1]:
+        msg = (
+            f"X must have shape (s, {X.shape[1]}) and y shape (s,); got {points.shape} and "
+            f"{target.shape}. Pass rows like those of the fit."
+        )
+        raise ValueError(msg)
+    return jnp.concatenate([X, points]), jnp.concatenate([y, target])
+
+
+def check_inducing(
+    inducing: Any, X: Float[Array, "n d"] | RowTable
+) -> tuple[int | None, Float[Array, "m d"] | None]:
+    """How many inducing points were asked for, and the points themselves where they were given."""
+    if inducing is None:
+        return None, None
+    if isinstance(inducing, Integral) and not isinstance(inducing, bool):
+        if inducing < 1:
+            msg = f"inducing must be at least 1; got {inducing}. Pass how many points to choose."
+            raise ValueError(msg)
+        return int(inducing), None
+    if not eqx.is_array_like(inducing):
+        msg = (
+            "inducing must be a number of points, or the points, shape (m, d); got "
+            f"{describe(inducing)}. Pass one of these."
+        )
+        raise TypeError(msg)
+    points = as_points("inducing", inducing).astype(X.dtype)
+    if points.shape[1] != X.shape[1] or points.shape[0] == 0:
+        msg = (
+            f"inducing must be points of the space of the data, shape (m, {X.shape[1]}); got shape "
+            f"{points.shape}. Match its columns to X."
+        )
+        raise ValueError(msg)
+    return points.shape[0], points
