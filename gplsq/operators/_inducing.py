@@ -20,9 +20,9 @@ from gplsq.operators._sharded import ShardedRows
 from gplsq.operators._table import RowTable
 
 # The jitter is a compromise: the rounding errors of sums are divided by its root, and it makes
-# sections of short wavelength cheaper than they are. Measured on 546 points of an RBF kernel, 100,000
-# rows of float32 with noise 0.04: error 0.098, 0.049, 0.040, 0.045 with 1, 10, 100, 1000 times
-# ``m eps``; 0.036 in float64. In float64 this power gives 1e-8.
+# sections of short wavelength cheaper than they are. Measured on 546 points of an RBF kernel and
+# 100,000 rows of float32 with noise 0.04: error 0.098, 0.049, 0.040, 0.045 with 1, 10, 100, 1000
+# times ``m eps``; 0.036 in float64. In float64 this power gives 1e-8.
 _JITTER_POWER = 0.6
 
 
