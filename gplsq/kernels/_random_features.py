@@ -239,7 +239,8 @@ def _(kernel: Sum, key, num, d):
     elif parts[1] is not None:
         share = num - parts[1]
     first = random_features(kernel.left, left, _at_least(share, 1, kernel), d)
-    return SideBySide(first, random_features(kernel.right, right, num - first.size, d))
+    second = random_features(kernel.right, _after(right, first), num - first.size, d)
+    return SideBySide(first, second)
 
 
 @random_features.register
@@ -254,7 +255,7 @@ def _(kernel: Product, key, num, d):
         first = random_features(kernel.left, left, num // parts[1], d)
     else:
         first = random_features(kernel.left, left, num, d)
-        second = random_features(kernel.right, right, num, d)
+        second = random_features(kernel.right, _after(right, first), num, d)
         if isinstance(first, Waves) and isinstance(second, Waves):
             return Waves(
                 first.kernels + second.kernels,
@@ -264,8 +265,19 @@ def _(kernel: Product, key, num, d):
             )
         each = math.isqrt(num)
         first = random_features(kernel.left, left, each, d)
-        second = random_features(kernel.right, right, each, d)
+        second = random_features(kernel.right, _after(right, first), each, d)
     return Pairs(first, second)
+
+
+def _after(key: Array, earlier: AbstractFeatureMap) -> Array:
+    """A key that XLA cannot know before the earlier features are there.
+
+    Large batches of QR factorisations that run side by side on a CPU can wait for each other's
+    threads forever (jaxlib 0.10.2, two batches of 6,250 matrices of order 8, two cores).
+    """
+    numbers = jax.tree.leaves(eqx.filter(earlier, eqx.is_inexact_array))
+    broken = sum(jnp.sum(jnp.isnan(leaf)) for leaf in numbers)
+    return jax.random.fold_in(key, broken)
 
 
 def _exact_size(kernel: AbstractKernel, d: int) -> int | None:
