@@ -1,6 +1,7 @@
 """Floor 0: types, statuses, checks, numerics and parameters. Knows nothing about kernels or GPs."""
 
 from gplsq._core._checks import check_choice as check_choice
+from gplsq._core._checks import check_count as check_count
 from gplsq._core._checks import check_finite_scalar as check_finite_scalar
 from gplsq._core._checks import check_real_array as check_real_array
 from gplsq._core._checks import describe as describe
@@ -28,6 +29,7 @@ from gplsq._core._numerics import symmetric_givens as symmetric_givens
 from gplsq._core._parameters import Parameter as Parameter
 from gplsq._core._parameters import cast as cast
 from gplsq._core._parameters import constrain as constrain
+from gplsq._core._parameters import map_parameters as map_parameters
 from gplsq._core._parameters import parameters_of as parameters_of
 from gplsq._core._parameters import positive as positive
 from gplsq._core._parameters import unconstrain as unconstrain

@@ -5,6 +5,7 @@ Every message names the argument, what was expected, what came, and what to do.
 
 import math
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import jax.numpy as jnp
@@ -33,6 +34,20 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
         msg = f"{name} must be one of {listed}; got {describe(value)}. Choose one of the list."
         raise ValueError(msg)
     return value
+
+
+def check_count(name: str, value: Any, *, minimum: int = 0) -> int:
+    """Return `value` as an int if it is a whole number of at least `minimum`.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
+        msg = f"{name} must be a whole number of at least {minimum}; got {describe(value)}."
+        raise ValueError(msg)
+    return int(value)
 
 
 def check_finite_scalar(

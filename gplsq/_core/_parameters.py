@@ -91,6 +91,11 @@ def parameters_of(model: Any) -> list[Parameter]:
     return found
 
 
+def map_parameters(model: Any, fn: Callable[[Parameter], Any]) -> Any:
+    """The same model with every hyperparameter replaced by what `fn` makes of it."""
+    return _map(model, "", False, fn)
+
+
 def unconstrain(model: Any) -> Any:
     """The same model with every positive hyperparameter replaced by its logarithm."""
     return _map(model, "", False, lambda p: jnp.log(p.value) if p.positive else p.value)

@@ -14,14 +14,11 @@ from gplsq.estimators._parameters import check_parameters
 from gplsq.estimators._scaling import fit_scaling
 from gplsq.estimators._state import to_jax, to_numpy
 from gplsq.estimators._table import validate_training
+from gplsq.estimators._tuning import tune_or_keep
 from gplsq.gp import Calibration, condition
 from gplsq.kernels import AbstractKernel
 from gplsq.operators import RowTable
 from gplsq.solvers import AbstractLeastSquares
-from gplsq.tuning import History, default_kernel, tune
-
-# Rows that a table larger than memory is tuned on: levels draw up to 2500 of them for each step.
-_TUNING_ROWS = 50_000
 
 
 class GPRegressor(RegressorMixin, BaseEstimator):
@@ -43,7 +40,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
     objective : "auto", objective or None, default="auto"
         Where held-out loss comes from: leave-one-out in closed form up to 2000 rows, repeated
         hold-out beyond; or e.g. `gplsq.tuning.Holdout(0.1)`. None does not tune.
-    loss : {"mse", "nlpd", "crps"} or callable, default="mse"
+    loss : {"mse", "nlpd", "crps", "pinball"} or callable, default="mse"
         What is tuned: a function of (y, mean, variance) in standardised units.
     solver : {"auto", "direct", "lsmr", "inducing", "features"} or solver, default="auto"
         Planned by `gplsq.plan`: dense Cholesky up to 5000 rows, preconditioned function-space LSMR
@@ -66,6 +63,11 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         For the tuner; Adam with a decaying rate by default.
     levels : sequence of (rows, steps), default=None
         The tuner's schedule, see `gplsq.tuning.default_levels`.
+    num_restarts : int, default=0
+        Further random starts of the tuner's first level.
+    bounds, fixed, priors : dict, list and dict, default=None
+        Bounds ``{"lengthscale": (0.1, None)}``, names of hyperparameters that stay, and log prior
+        densities, all in standardised units; see `gplsq.tuning.tune`.
     form : {"auto", "dense", "tiled"}, default="auto"
         Whether LSMR keeps the kernel matrix (n^2 numbers) or recomputes it in tiles.
     rtol : float, default=None
@@ -124,6 +126,10 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         standardize: bool = True,
         optimizer: Any = None,
         levels: Any = None,
+        num_restarts: int = 0,
+        bounds: Any = None,
+        fixed: Any = None,
+        priors: Any = None,
         form: str = "auto",
         rtol: float | None = None,
         mesh: Any = None,
@@ -142,13 +148,17 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         self.standardize = standardize
         self.optimizer = optimizer
         self.levels = levels
+        self.num_restarts = num_restarts
+        self.bounds = bounds
+        self.fixed = fixed
+        self.priors = priors
         self.form = form
         self.rtol = rtol
         self.mesh = mesh
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> "GPRegressor":
+    def fit(self, X: Any, y: Any, groups: Any = None) -> "GPRegressor":
         """Tune, solve and calibrate.
 
         Parameters
@@ -159,6 +169,8 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             quarter of `memory` is taken for one.
         y : array-like of shape (n,)
             Finite real numbers.
+        groups : array-like of shape (n,), default=None
+            A label for each row; `gplsq.tuning.GroupHoldout` holds out rows of a label together.
 
         Returns
         -------
@@ -177,14 +189,14 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         """
         before = dict(self.__dict__)
         try:
-            return self._validated_fit(X, y)
+            return self._validated_fit(X, y, groups)
         except BaseException:
             # A fit that failed leaves the estimator as it was, never half of two fits.
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
 
-    def _validated_fit(self, X: Any, y: Any) -> "GPRegressor":
+    def _validated_fit(self, X: Any, y: Any, groups: Any) -> "GPRegressor":
         check_parameters(self)
         X, y = validate_training(self, X, y)
         if np.max(np.abs(y)) > np.finfo(X.dtype).max:
@@ -196,9 +208,9 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         target = self._y_scaling.apply(y, X.dtype)
         with jax.enable_x64(X.dtype == np.float64):
             if isinstance(X, RowTable):
-                self._fit(X.standardised(*self._X_scaling), target, rng)
+                self._fit(X.standardised(*self._X_scaling), target, groups, rng)
             else:
-                self._fit(self._X_scaling.apply(X, X.dtype), target, rng)
+                self._fit(self._X_scaling.apply(X, X.dtype), target, groups, rng)
         return self
 
     def update(self, X: Any, y: Any) -> "GPRegressor":
@@ -323,35 +335,9 @@ class GPRegressor(RegressorMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(to_jax(state))
 
-    def _fit(self, X: Any, y: np.ndarray, rng: np.random.Generator) -> None:
+    def _fit(self, X: Any, y: np.ndarray, groups: Any, rng: np.random.Generator) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""
-        kernel = default_kernel(X.shape[1]) if self.kernel is None else self.kernel
-        if self.objective is None or np.ptp(y) == 0:
-            # A constant target has no held-out loss to improve.
-            noise = 0.01 if isinstance(self.noise_variance, str) else float(self.noise_variance)
-            self.history_ = History()
-            self.history_.message = "not tuned: " + (
-                "objective=None" if self.objective is None else "the target is constant"
-            )
-        else:
-            rows, target = X, y
-            if isinstance(X, RowTable):
-                chosen = rng.choice(len(y), size=min(len(y), _TUNING_ROWS), replace=False)
-                rows, target = X.take(chosen), y[chosen]
-            result = tune(
-                kernel,
-                rows,
-                target,
-                objective=self.objective,
-                loss=self.loss,
-                noise_variance=self.noise_variance,
-                optimizer=self.optimizer,
-                levels=self.levels,
-                start="data" if self.kernel is None else "given",
-                random_state=rng,
-                verbose=self.verbose,
-            )
-            kernel, noise, self.history_ = result.kernel, result.noise_variance, result.history
+        kernel, noise, self.history_ = tune_or_keep(self, X, y, groups, rng)
         self.kernel_, self.noise_variance_ = kernel, noise
         self.posterior_ = condition(
             *(kernel, X, y),

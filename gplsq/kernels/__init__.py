@@ -15,8 +15,8 @@ from gplsq.kernels._base import Sum as Sum
 from gplsq.kernels._dot_product import Linear as Linear
 from gplsq.kernels._dot_product import Polynomial as Polynomial
 from gplsq.kernels._random_features import AbstractFeatureMap as AbstractFeatureMap
-from gplsq.kernels._random_features import mixture_scales as mixture_scales
 from gplsq.kernels._random_features import random_features as random_features
+from gplsq.kernels._scale_mixtures import mixture_scales as mixture_scales
 from gplsq.kernels._stationary import RBF as RBF
 from gplsq.kernels._stationary import AbstractRadial as AbstractRadial
 from gplsq.kernels._stationary import AbstractStationary as AbstractStationary

@@ -12,6 +12,9 @@ from gplsq.solvers._learned import LearnedPreconditioner as LearnedPreconditione
 from gplsq.solvers._learned import condition_surrogate as condition_surrogate
 from gplsq.solvers._learned import fit_preconditioner as fit_preconditioner
 from gplsq.solvers._leave_one_out import leave_one_out as leave_one_out
+from gplsq.solvers._leave_out import inverse_of_definite as inverse_of_definite
+from gplsq.solvers._leave_out import leave_out as leave_out
+from gplsq.solvers._log_likelihood import log_likelihood as log_likelihood
 from gplsq.solvers._lsmr import LSMR as LSMR
 from gplsq.solvers._precondition import LowRankPlusDiagonal as LowRankPlusDiagonal
 from gplsq.solvers._precondition import RandomlyPivotedCholesky as RandomlyPivotedCholesky

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from gplsq._core import (
     cast,
     check_choice,
+    check_count,
     check_finite_scalar,
     constrain,
     describe,
@@ -24,10 +25,12 @@ from gplsq._core import (
     unconstrain,
 )
 from gplsq.kernels import AbstractKernel
+from gplsq.tuning._choose import choose_objective
 from gplsq.tuning._history import History
 from gplsq.tuning._levels import Level, check_levels, default_levels
 from gplsq.tuning._losses import as_loss
-from gplsq.tuning._objectives import AbstractObjective, choose_objective
+from gplsq.tuning._objectives import AbstractObjective
+from gplsq.tuning._restrictions import restrict
 from gplsq.tuning._start import start_from_data
 
 _LEARNING_RATE = 0.2
@@ -62,6 +65,11 @@ def tune(
     optimizer: optax.GradientTransformation | None = None,
     levels: Sequence[Level] | None = None,
     start: str = "given",
+    num_restarts: int = 0,
+    bounds: Mapping[str, Any] | None = None,
+    fixed: Sequence[str] | None = None,
+    priors: Mapping[str, Callable] | None = None,
+    groups: ArrayLike | None = None,
     random_state: int | np.random.Generator | None = 0,
     verbose: int = 0,
 ) -> TuningResult:
@@ -77,7 +85,8 @@ def tune(
         Where held-out loss comes from. ``"auto"``: leave-one-out in closed form up to 2000 rows,
         repeated hold-out beyond.
     loss
-        ``"mse"``, ``"nlpd"``, ``"crps"`` or a callable of (y, mean, variance), all of shape (s,).
+        ``"mse"``, ``"nlpd"``, ``"crps"``, ``"pinball"`` or a callable of (y, mean, variance), all
+        of shape (s,).
     noise_variance
         Starting value, in squared units of y; ``"auto"`` is a hundredth of the target's variance.
     optimizer
@@ -88,8 +97,23 @@ def tune(
     start
         ``"given"`` starts from the kernel's values, ``"data"`` from distances between rows, see
         `start_from_data`.
+    num_restarts
+        Further starts for the first level, each hyperparameter multiplied by the exponential of a
+        standard normal number; the best goes on to the next levels.
+    bounds
+        From names of hyperparameters to pairs (low, high); None is no bound. A name is the last
+        part of its dotted name (``"lengthscale"``, ``"noise_variance"``) and means all that end in
+        it, or the whole (``"left.kernel.lengthscale"``); see `gplsq.tuning.parameters_of`.
+    fixed
+        Names of hyperparameters that stay at their starting values.
+    priors
+        From names to the log density of a hyperparameter's value, an array function. Minus its sum
+        is added to the loss as one row more would be: divided by n. With `MarginalLikelihood` or
+        ``"nlpd"`` the result is a maximum a posteriori estimate.
+    groups
+        A label for each row, for objectives that hold out groups.
     random_state
-        Seed or generator of subsets and splits.
+        Seed or generator of starts, subsets and splits.
     verbose
         1 shows a progress bar.
 
@@ -103,6 +127,11 @@ def tune(
         For wrong arguments.
     FloatingPointError
         If not a single step had a finite loss.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Naming hyperparameters that ended at a bound.
 
     Notes
     -----
@@ -130,13 +159,32 @@ def tune(
     chosen = choose_objective(objective, n)
     schedule = check_levels(default_levels(n, chosen) if levels is None else levels, n)
     check_optimizer(optimizer)
+    check_count("num_restarts", num_restarts)
+    labels = _labels(groups, n)
     noise = 0.01 * (float(np.var(y_host)) or 1.0)
     if start == "data":
         kernel, noise = start_from_data(kernel, X_host, y_host, rng)
     if not (isinstance(noise_variance, str) and noise_variance == "auto"):
         noise = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
-    run = _Run(X_host, y_host, chosen, score, optimizer, schedule, rng, verbose)
+    rules = restrict(kernel, bounds, fixed, priors, n, jnp.asarray(X_host[:0]).dtype)
+    data = X_host, y_host, labels
+    run = _Run(data, chosen, score, optimizer, schedule, rules, num_restarts, rng, verbose)
     return run.go(kernel, noise)
+
+
+def _labels(groups: Any, n: int) -> np.ndarray | None:
+    """Groups as whole numbers from 0."""
+    if groups is None:
+        return None
+    labels = np.asarray(groups)
+    if labels.shape != (n,):
+        msg = f"groups must have one label for each of the {n} rows; got shape {labels.shape}."
+        raise ValueError(msg)
+    found, numbers = np.unique(labels, return_inverse=True)
+    if len(found) < 2:
+        msg = "groups must hold at least two different labels: one group cannot predict itself."
+        raise ValueError(msg)
+    return numbers.astype(np.int32)
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -155,37 +203,59 @@ class _Run:
     A model is the pair (unconstrained kernel, log noise variance).
     """
 
-    def __init__(self, X, y, objective, loss, optimizer, levels, rng, verbose):
+    def __init__(self, data, objective, loss, optimizer, levels, rules, num_restarts, rng, verbose):
+        X, y, groups = data
         self.X = jnp.asarray(X)
         self.y = jnp.asarray(y, self.X.dtype)
-        self.objective, self.loss = objective, loss
-        self.levels, self.rng = levels, rng
+        self.groups = None if groups is None else jnp.asarray(groups)
+        self.objective, self.loss, self.rules = objective, loss, rules
+        self.levels, self.rng, self.num_restarts = levels, rng, num_restarts
         total = sum(level.steps for level in levels)
         self.optimizer = _default_optimizer(total) if optimizer is None else optimizer
-        self.history, self.began = History(), time.perf_counter()
+        self.history, self.began, self.start = History(), time.perf_counter(), 0
+        total += num_restarts * levels[0].steps
         self.bar = tqdm(total=total, disable=not verbose, desc="tuning", unit="step")
 
     def go(self, kernel: AbstractKernel, noise: float) -> TuningResult:
-        """Run all levels from these hyperparameters."""
+        """Run all levels from these hyperparameters, and the first from others too."""
         dtype = self.X.dtype
-        model = unconstrain(cast(kernel, dtype)), jnp.log(jnp.asarray(noise, dtype))
-        state = self.optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-        loss = np.inf
+        first = unconstrain(cast(kernel, dtype)), jnp.log(jnp.asarray(noise, dtype))
+        best: Any = None
         with self.bar:
-            for level in self.levels:
-                loss, model, state = self._level(level, model, state)
+            rows, key = self._rows(self.levels[0]), self._key()
+            for start in range(self.num_restarts + 1):
+                self.start = start
+                model = self.rules.project(self._shake(first) if start else first)
+                state = self.optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+                found = self._level(self.levels[0], model, state, rows, key)
+                best = found if best is None or found[0] < best[0] else best
+            loss, model, state = best
+            for level in self.levels[1:]:
+                rows, key = self._rows(level), self._key()
+                loss, model, state = self._level(level, model, state, rows, key)
         if not np.isfinite(loss):
             msg = (
                 "tuning found no hyperparameters with a finite held-out loss. Standardise X and y, "
                 "start from a larger noise_variance, or pass float64 data."
             )
             raise FloatingPointError(msg)
+        self.rules.warn_at_bounds(model)
         kernel, log_noise = model
         return TuningResult(constrain(kernel), float(jnp.exp(log_noise)), loss, self.history)
 
-    def _level(self, level: Level, model: Any, state: Any) -> tuple[float, Any, Any]:
+    def _shake(self, model: Any) -> Any:
+        """Another start: every free coordinate moved by a standard normal number."""
+        numbers, rest = eqx.partition(model, eqx.is_inexact_array)
+        noise = jax.tree.map(
+            lambda leaf: jnp.asarray(self.rng.standard_normal(leaf.shape), leaf.dtype), numbers
+        )
+        moved = jax.tree.map(jnp.add, numbers, self.rules.keep(noise))
+        return eqx.combine(moved, rest)
+
+    def _level(
+        self, level: Level, model: Any, state: Any, fixed: np.ndarray, exam_key: jax.Array
+    ) -> tuple[float, Any, Any]:
         """One level; returns its best loss, the model that had it, and the optimiser's state."""
-        fixed, exam_key = self._rows(level), self._key()
         everything = level.rows == self.X.shape[0]
         noisy = self.objective.random or (self.objective.fresh_rows and not everything)
         patience = _PATIENCE_RANDOM if noisy else _PATIENCE_FIXED
@@ -206,7 +276,8 @@ class _Run:
                     self.history.message = "stopped: too many steps without a finite loss"
                     return best, best_model, state
                 # Back to the best values, with more noise: see _RESCUE_FACTOR.
-                model = best_model[0], best_model[1] + rejected * math.log(_RESCUE_FACTOR)
+                raised = best_model[0], best_model[1] + rejected * math.log(_RESCUE_FACTOR)
+                model = self.rules.project(raised) if self._noise_is_free() else best_model
                 continue
             if exam is not None:
                 improved = np.isinf(best) or exam < best - _MIN_IMPROVEMENT * abs(best)
@@ -225,18 +296,24 @@ class _Run:
         return best, best_model, state
 
     def _step(self, model: Any, state: Any, rows: np.ndarray) -> tuple[float, Any, Any]:
-        arguments = (model, state, self.X, self.y, rows, self._key())
+        data = self.X, self.y, self.groups
+        arguments = model, state, data, rows, self._key(), self.rules
         value, new, new_state = _step(*arguments, self.objective, self.loss, self.optimizer)
         return float(value), new, new_state
 
+    def _noise_is_free(self) -> bool:
+        return bool(self.rules.free[1])
+
     def _exam(self, model: Any, rows: np.ndarray, key: jax.Array) -> float:
-        value = _evaluate(model, self.X, self.y, rows, key, self.objective, self.loss)
+        data = self.X, self.y, self.groups
+        value = _evaluate(model, data, rows, key, self.rules, self.objective, self.loss)
         return float(value) if np.isfinite(value) else np.inf
 
     def _record(self, level: Level, value: float, exam: float | None, model: Any) -> None:
         kernel, log_noise = model
         record: dict[str, Any] = {
             "step": len(self.history),
+            "start": self.start,
             "rows": level.rows,
             "loss": value,
             "exam": exam,
@@ -252,7 +329,8 @@ class _Run:
         self.bar.set_postfix(rows=level.rows, loss=f"{value:.4g}", refresh=False)
 
     def _rows(self, level: Level) -> np.ndarray:
-        return self.rng.choice(self.X.shape[0], size=level.rows, replace=False)
+        """Rows of a subset, in the order of the table."""
+        return np.sort(self.rng.choice(self.X.shape[0], size=level.rows, replace=False))
 
     def _key(self) -> jax.Array:
         return jax.random.key(int(self.rng.integers(2**31)))
@@ -264,19 +342,24 @@ def _default_optimizer(total: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, total, alpha=0.05))
 
 
-def _value(model, X, y, rows, key, objective, loss):
-    kernel, log_noise = model
-    return objective(constrain(kernel), jnp.exp(log_noise), X[rows], y[rows], key, loss)
+def _value(model, data, rows, key, rules, objective, loss):
+    X, y, groups = data
+    kernel, noise = constrain(model[0]), jnp.exp(model[1])
+    labels = None if groups is None else groups[rows]
+    value = objective(kernel, noise, X[rows], y[rows], key, loss, labels)
+    return value + rules.penalty(kernel, noise)
 
 
 _evaluate = eqx.filter_jit(_value)
 
 
 @eqx.filter_jit
-def _step(model, state, X, y, rows, key, objective, loss, optimizer):
+def _step(model, state, data, rows, key, rules, objective, loss, optimizer):
     """One optimiser step; a gradient that is not finite makes the value NaN."""
-    value, gradient = eqx.filter_value_and_grad(_value)(model, X, y, rows, key, objective, loss)
+    arguments = data, rows, key, rules, objective, loss
+    value, gradient = eqx.filter_value_and_grad(_value)(model, *arguments)
+    gradient = rules.keep(gradient)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))
     updates, new_state = optimizer.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
     value = jnp.where(finite, value, jnp.nan)
-    return value, eqx.apply_updates(model, updates), new_state
+    return value, rules.project(eqx.apply_updates(model, rules.keep(updates))), new_state

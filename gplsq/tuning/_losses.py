@@ -1,8 +1,10 @@
 """Predictive losses: functions of (y, mean, variance), each in the units given; lower is better."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
@@ -37,8 +39,38 @@ def crps(
     return jnp.mean(std * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - jnp.pi**-0.5))
 
 
+class Pinball(eqx.Module):
+    """Pinball (quantile) loss of a normal prediction, the mean over quantiles, in units of y.
+
+    Koenker & Bassett (1978). Over many quantiles it approaches half of `crps`.
+
+    Parameters
+    ----------
+    quantiles
+        Probabilities in (0, 1).
+    """
+
+    quantiles: tuple[float, ...] = eqx.field(
+        default=tuple(i / 10 for i in range(1, 10)), static=True, converter=tuple
+    )
+
+    def __check_init__(self):
+        inside = [isinstance(q, Real) and 0 < q < 1 for q in self.quantiles]
+        if not inside or not all(inside):
+            msg = f"quantiles must be numbers between 0 and 1; got {self.quantiles!r}."
+            raise ValueError(msg)
+
+    def __call__(
+        self, y: Float[Array, " s"], mean: Float[Array, " s"], variance: Float[Array, " s"]
+    ) -> Float[Array, ""]:
+        """The loss of predictions, shape (s,) each."""
+        q = jnp.asarray(self.quantiles, mean.dtype)[:, None]
+        above = y - mean - jnp.sqrt(variance) * norm.ppf(q).astype(mean.dtype)
+        return jnp.mean(jnp.maximum(q * above, (q - 1) * above))
+
+
 # A new loss is one function and one line here.
-LOSSES: dict[str, Callable] = {"mse": mse, "nlpd": nlpd, "crps": crps}
+LOSSES: dict[str, Callable] = {"mse": mse, "nlpd": nlpd, "crps": crps, "pinball": Pinball()}
 
 
 def as_loss(loss: Any) -> Callable:

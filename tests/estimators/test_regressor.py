@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -18,7 +20,7 @@ from gplsq import Direct, GPRegressor
 from gplsq.gp import Calibration, Posterior
 from gplsq.kernels import RBF, Matern32, Scaled
 from gplsq.testing import gp_draw, tolerance
-from gplsq.tuning import AbstractObjective
+from gplsq.tuning import AbstractObjective, GroupHoldout
 
 # One shape, one number of steps and one structure of kernel for nearly all tests: such fits share
 # their compiled functions. More rows than the 64 neighbours of a variance bound.
@@ -150,7 +152,7 @@ def test_other_losses_tune_to_a_model_that_predicts(table, loss):
 class NoiseNearHalf(AbstractObjective):
     """Smallest at a noise variance of 0.5, whatever the data."""
 
-    def __call__(self, kernel, noise_variance, X, y, key, loss):
+    def __call__(self, kernel, noise_variance, X, y, key, loss, groups=None):
         return jnp.log(noise_variance / 0.5) ** 2
 
     @property
@@ -509,6 +511,30 @@ def test_kernels_are_chosen_by_grid_search(table):
     assert search.best_index_ == 0
     assert search.best_score_ > 0.5
     assert search.predict(Z).shape == (M,)
+
+
+def test_groups_reach_the_objective_through_cross_validation(table):
+    X, y, _ = table
+    groups = np.arange(N) % 10
+    grid = {"noise_variance": [0.01, 0.1]}
+    with sklearn.config_context(enable_metadata_routing=True):
+        gp = short(objective=GroupHoldout(0.3), levels=[(30, 2)]).set_fit_request(groups=True)
+        search = GridSearchCV(gp, grid, cv=GroupKFold(2)).fit(X, y, groups=groups)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    with pytest.raises(ValueError, match="Pass groups= to fit"):
+        short(objective=GroupHoldout()).fit(X, y)
+
+
+def test_what_is_known_of_the_hyperparameters_reaches_the_tuner(table):
+    X, y, _ = table
+    known = {"bounds": {"lengthscale": (None, 1.0)}, "fixed": ["noise_variance"]}
+    with pytest.warns(ConvergenceWarning, match="ended at its upper bound 1"):
+        gp = short(noise_variance=NOISE, num_restarts=1, **known).fit(X, y)
+    assert np.all(np.asarray(gp.kernel_.kernel.lengthscale) <= 1 + 1e-6)
+    assert gp.noise_variance_ == pytest.approx(NOISE)
+    assert {record["start"] for record in gp.history_} == {0, 1}
+    pulled = short(priors={"lengthscale": lambda v: -1e4 * (v - 7) ** 2}).fit(X, y)
+    assert np.all(np.asarray(pulled.kernel_.kernel.lengthscale) > 2.0)
 
 
 @both_dtypes

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
+from sklearn.metrics import mean_pinball_loss
 
 from gplsq.testing import tolerance
-from gplsq.tuning import LOSSES, as_loss, crps, mse, nlpd
+from gplsq.tuning import LOSSES, Pinball, as_loss, crps, mse, nlpd
 
 
 @pytest.fixture
@@ -38,6 +39,22 @@ def test_crps_is_the_integral_of_squared_distances_of_distribution_functions(pre
     # quad promises 1.5e-8.
     rtol = max(tolerance(dtype), 1e-7)
     np.testing.assert_allclose(jax.jit(crps)(*prediction), np.mean(scores), rtol=rtol)
+
+
+@pytest.mark.parametrize("quantiles", [(0.1, 0.5), (0.3,)])
+def test_pinball_is_scikit_learns_over_the_quantiles(prediction, dtype, quantiles):
+    y, mean, variance = (part.astype(float) for part in prediction)
+    expected = np.mean(
+        [mean_pinball_loss(y, mean + np.sqrt(variance) * norm.ppf(q), alpha=q) for q in quantiles]
+    )
+    found = jax.jit(Pinball(quantiles))(*prediction)
+    np.testing.assert_allclose(found, expected, rtol=10 * tolerance(dtype))
+
+
+@pytest.mark.parametrize("quantiles", [(), (0.0,), (0.5, 1.0), ("a",)])
+def test_quantiles_outside_the_unit_interval_are_refused(quantiles):
+    with pytest.raises(ValueError, match="quantiles must be numbers between 0 and 1"):
+        Pinball(quantiles)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())

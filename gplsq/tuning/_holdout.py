@@ -1,0 +1,121 @@
+"""Hold-out loss: random rows, or the last ones, predicted from the rest."""
+
+from numbers import Integral
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from gplsq._core import check_choice, matmul, stop_gradient
+from gplsq.gp import choose_solver
+from gplsq.operators import Dense, Inducing, cross_product
+from gplsq.operators import Kernel as KernelOperator
+from gplsq.solvers import LSMR, AbstractLeastSquares, lstsq, root_of_rows, triangular_inverse
+from gplsq.tuning._checks import check_fraction
+from gplsq.tuning._losses import mse
+from gplsq.tuning._objectives import AbstractObjective
+
+# The preconditioner of a level with inducing points is exact up to rounding: a few steps do.
+_INDUCING_RTOL, _INDUCING_STEPS = 1e-3, 30
+
+
+class Holdout(AbstractObjective):
+    """A random part of the rows predicted from the rest.
+
+    Parameters
+    ----------
+    fraction
+        Share of the rows held out, in (0, 1).
+    fresh
+        Draw the split anew at every evaluation (with the key), or keep the order of the rows and
+        hold out the last ones: what a table in order of time asks for.
+    solver
+        For the fit to the rest: ``"auto"`` (dense up to 5000 rows, LSMR beyond), ``"direct"``,
+        ``"lsmr"`` or a solver. Gradients are those of `lstsq`: implicit, by one more solve.
+    inducing
+        Fit levels of at least so many rows times 8 by a model of so many inducing points, rows
+        of the fit: what is tuned is then the model that will be used. `None` never does.
+
+    Notes
+    -----
+    `mse` costs one solve and its adjoint. Losses that look at the variance (`nlpd`, `crps`) solve
+    for all held-out rows as one block.
+    """
+
+    fraction: float = eqx.field(default=0.2, static=True)
+    fresh: bool = eqx.field(default=True, static=True)
+    solver: Any = "auto"
+    inducing: int | None = eqx.field(default=None, static=True)
+
+    def __check_init__(self):
+        whole = isinstance(self.inducing, Integral) and not isinstance(self.inducing, bool)
+        if self.inducing is not None and not (whole and self.inducing > 0):
+            msg = (
+                f"inducing must be a positive number of points or None; got {self.inducing!r}. "
+                "Pass for example 512."
+            )
+            raise ValueError(msg)
+        check_fraction(self.fraction)
+        if not isinstance(self.solver, AbstractLeastSquares):
+            check_choice("solver", self.solver, ("auto", "direct", "lsmr"))
+
+    def __call__(self, kernel, noise_variance, X, y, key, loss, groups=None):
+        del groups
+        n = X.shape[0]
+        held = min(max(1, round(n * self.fraction)), n - 1)
+        if self.fresh:
+            order = jax.random.permutation(key, n)
+            X, y = X[order], y[order]
+        X_fit, y_fit, X_held, y_held = X[:-held], y[:-held], X[-held:], y[-held:]
+        if self.inducing is not None and n >= 8 * self.inducing:
+            m = self.inducing
+            mean, latent = _by_inducing(kernel, noise_variance, X_fit, y_fit, X_held, m, loss)
+            return loss(y_held, mean, latent + noise_variance)
+        plan = choose_solver(X_fit.shape[0], X.dtype, self.solver, rtol=1e-3)
+        operator = KernelOperator(kernel, X_fit, "dense")
+        damp = jnp.sqrt(noise_variance)
+        settings = {"damp": damp, "solver": plan.solver, "throw": False}
+        if loss is mse:
+            solution = lstsq(operator, y_fit, preconditioner=plan.preconditioner, **settings)
+            mean = cross_product(kernel, X_held, X_fit, solution.value)
+            return loss(y_held, mean, noise_variance)
+        k = kernel.cross(X_fit, X_held)
+        block = jnp.concatenate([y_fit[:, None], k], axis=1)
+        solution = lstsq(operator, block, preconditioner=plan.preconditioner, **settings)
+        mean = k.T @ solution.value[:, 0]
+        explained = jnp.sum(k * solution.value[:, 1:], axis=0)
+        latent = jnp.maximum(kernel.diagonal(X_held) - explained, 0)
+        return loss(y_held, mean, latent + noise_variance)
+
+    @property
+    def random(self):
+        return self.fresh
+
+    @property
+    def fresh_rows(self):
+        return self.fresh
+
+
+def _by_inducing(kernel, noise_variance, X, y, X_held, num, loss):
+    """Mean and latent variance of held-out rows, given inducing points at rows in between."""
+    spread = jnp.linspace(0, X.shape[0] - 1, num).astype(jnp.int32)
+    operator = Inducing(kernel, X, X[spread])
+    everything = jnp.arange(X.shape[0], dtype=jnp.int32)
+    inverse = triangular_inverse(root_of_rows(operator, everything, jnp.sqrt(noise_variance)))
+    solver = LSMR(rtol=_INDUCING_RTOL, max_steps=_INDUCING_STEPS)
+    solution = lstsq(
+        operator,
+        y,
+        damp=jnp.sqrt(noise_variance),
+        solver=solver,
+        preconditioner=Dense(stop_gradient(inverse)),
+        throw=False,
+    )
+    features = operator.features(X_held)
+    mean = matmul(features, solution.value)
+    if loss is mse:
+        return mean, jnp.zeros_like(mean)
+    known = jnp.sum(features**2, axis=1)
+    left = noise_variance * jnp.sum(matmul(features, inverse) ** 2, axis=1)
+    return mean, jnp.maximum(kernel.diagonal(X_held) - known + left, 0)
