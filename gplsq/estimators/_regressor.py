@@ -11,8 +11,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gplsq.estimators._outcome import calibrate_by_rows, check_finite_mean, solver_report
 from gplsq.estimators._parameters import check_parameters
+from gplsq.estimators._saving import SavingMixin, register_estimator
 from gplsq.estimators._scaling import fit_scaling
-from gplsq.estimators._state import to_jax, to_numpy
 from gplsq.estimators._table import validate_training
 from gplsq.gp import Calibration, condition
 from gplsq.kernels import AbstractKernel
@@ -24,7 +24,8 @@ from gplsq.tuning import History, default_kernel, tune
 _TUNING_ROWS = 50_000
 
 
-class GPRegressor(RegressorMixin, BaseEstimator):
+@register_estimator
+class GPRegressor(SavingMixin, RegressorMixin, BaseEstimator):
     """Gaussian-process regression for tables of 100 to 1,000,000 rows.
 
     Inputs and target are standardised, hyperparameters are tuned by gradient on held-out loss, the
@@ -316,12 +317,6 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         root = vectors * np.sqrt(np.maximum(values, 0))
         draws = mean[:, None] + root @ random.standard_normal((len(mean), n_samples))
         return draws.astype(mean.dtype)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return to_numpy(dict(super().__getstate__()))  # type: ignore[call-overload]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(to_jax(state))
 
     def _fit(self, X: Any, y: np.ndarray, rng: np.random.Generator) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""

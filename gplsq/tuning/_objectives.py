@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import check_choice, check_finite_scalar, matmul, stop_gradient
+from gplsq._core import check_choice, check_finite_scalar, matmul, savable, stop_gradient
 from gplsq.gp import choose_solver
 from gplsq.kernels import AbstractKernel
 from gplsq.operators import Dense, Inducing, cross_product
@@ -57,6 +57,7 @@ class AbstractObjective(eqx.Module):
         """Whether a level on a subset of the rows draws a new subset at every step."""
 
 
+@savable
 class LeaveOneOut(AbstractObjective):
     """Every row predicted from all the others, in closed form.
 
@@ -81,6 +82,7 @@ class LeaveOneOut(AbstractObjective):
         return True
 
 
+@savable
 class Holdout(AbstractObjective):
     """A random part of the rows predicted from the rest.
 
