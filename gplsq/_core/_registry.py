@@ -24,14 +24,20 @@ _by_class: dict[type, SavableClass] = {}
 
 
 @overload
-def savable(cls: Class, /) -> Class: ...
+def savable(cls: Class, /) -> Class:
+    """Above a class."""
+
+
 @overload
 def savable(
     *,
     name: str | None = None,
     pack: Callable[[Any], dict[str, Any]] | None = None,
     unpack: Callable[[dict[str, Any]], Any] | None = None,
-) -> Callable[[Class], Class]: ...
+) -> Callable[[Class], Class]:
+    """Above a class, with settings."""
+
+
 def savable(
     cls: Any = None,
     /,

@@ -207,15 +207,33 @@ def _check_model(model: Any) -> None:
         msg = f"its scaling or its names are not those of {d} columns"
         raise LoadError(msg)
     dtype = np.dtype(posterior.X.dtype)
+    n = posterior.X.shape[0]
+    solved = posterior.solution.value
+    same = {leaf.dtype for leaf in (posterior.y, posterior.noise_variance, solved)}
+    low_rank = isinstance(posterior, LowRankPosterior)
+    coefficients = posterior.coefficients if low_rank else posterior.y
+    if (
+        dtype not in (np.float32, np.float64)
+        or same != {dtype}
+        or posterior.y.shape != (n,)
+        or posterior.X.shape != (n, d)
+        or solved.shape != coefficients.shape
+    ):
+        msg = f"its arrays are not those of a posterior of {n} rows and {d} columns"
+        raise LoadError(msg)
     point = jax.ShapeDtypeStruct((3, d), dtype)
     with jax.enable_x64(dtype == np.float64):
-        outputs = jax.eval_shape(
-            lambda Z: (posterior.mean(Z), posterior.raw_variance(Z, model.variance)), point
-        )
+        outputs = jax.eval_shape(lambda Z: _everything(posterior, Z, model.variance), point)
     if any((out.shape, out.dtype) != ((3,), jnp.dtype(dtype)) for out in outputs):
         msg = f"its predictions would have shapes and dtypes {outputs}"
         raise LoadError(msg)
     check_finite_mean(posterior)
+
+
+def _everything(posterior: Any, Z: Any, method: str) -> tuple[Any, ...]:
+    """Predictions and, where there are rows, what calibration after an update needs."""
+    residuals = posterior.leave_one_out(np.zeros(3, int)) if posterior.X.shape[0] else ()
+    return posterior.mean(Z), posterior.raw_variance(Z, method), *residuals
 
 
 def _random_state(state: Any) -> np.random.RandomState:

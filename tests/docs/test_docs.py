@@ -50,7 +50,13 @@ def test_every_public_name_has_its_line_and_every_line_a_name(module: str) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["gplsq.solvers._solve", "gplsq._core._parameters", "gplsq.estimators._regressor"]
+    "name",
+    [
+        "gplsq.solvers._solve",
+        "gplsq._core._parameters",
+        "gplsq.estimators._regressor",
+        "gplsq.estimators._saving",
+    ],
 )
 def test_examples_in_docstrings_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
