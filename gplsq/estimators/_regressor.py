@@ -1,5 +1,6 @@
 """GPRegressor: fit, tune on held-out loss, predict with calibrated uncertainty."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from gplsq.estimators._outcome import calibrate_by_rows, check_finite_mean, solv
 from gplsq.estimators._parameters import check_parameters
 from gplsq.estimators._saving import SavingMixin, register_estimator
 from gplsq.estimators._scaling import fit_scaling
+from gplsq.estimators._summary import SummaryMixin
 from gplsq.estimators._table import validate_training
 from gplsq.gp import Calibration, condition
 from gplsq.kernels import AbstractKernel
@@ -25,7 +27,7 @@ _TUNING_ROWS = 50_000
 
 
 @register_estimator
-class GPRegressor(SavingMixin, RegressorMixin, BaseEstimator):
+class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
     """Gaussian-process regression for tables of 100 to 1,000,000 rows.
 
     Inputs and target are standardised, hyperparameters are tuned by gradient on held-out loss, the
@@ -90,6 +92,8 @@ class GPRegressor(SavingMixin, RegressorMixin, BaseEstimator):
         The tuner's steps; prints as a table.
     solver_report_ : str
         What was solved, how, and how well.
+    fit_seconds_ : float
+        What the fit took.
     posterior_ : Posterior
         The functional core's posterior, in standardised units.
     n_features_in_, feature_names_in_
@@ -176,16 +180,18 @@ class GPRegressor(SavingMixin, RegressorMixin, BaseEstimator):
         ConvergenceWarning
             If the final solve missed its tolerance; the model is fitted and usable.
         """
-        before = dict(self.__dict__)
+        before, began = dict(self.__dict__), time.perf_counter()
         try:
-            return self._validated_fit(X, y)
+            self._validated_fit(X, y)
         except BaseException:
             # A fit that failed leaves the estimator as it was, never half of two fits.
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
+        self.fit_seconds_ = time.perf_counter() - began
+        return self
 
-    def _validated_fit(self, X: Any, y: Any) -> "GPRegressor":
+    def _validated_fit(self, X: Any, y: Any) -> None:
         check_parameters(self)
         X, y = validate_training(self, X, y)
         if np.max(np.abs(y)) > np.finfo(X.dtype).max:
@@ -200,7 +206,6 @@ class GPRegressor(SavingMixin, RegressorMixin, BaseEstimator):
                 self._fit(X.standardised(*self._X_scaling), target, rng)
             else:
                 self._fit(self._X_scaling.apply(X, X.dtype), target, rng)
-        return self
 
     def update(self, X: Any, y: Any) -> "GPRegressor":
         """Take in more rows, with the hyperparameters and the scaling of the fit.

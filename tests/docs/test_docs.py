@@ -59,6 +59,7 @@ def test_every_public_name_has_its_line_and_every_line_a_name(module: str) -> No
         "gplsq._core._parameters",
         "gplsq.estimators._regressor",
         "gplsq.estimators._saving",
+        "gplsq.estimators._summary",
     ],
 )
 def test_examples_in_docstrings_run(name: str) -> None:
