@@ -145,10 +145,9 @@ def test_it_prints_as_a_table_and_in_notebooks(data):
     assert repr(summary) == text
     lines = text.splitlines()
     assert len(lines) == len(summary.rows)
-    starts = {
-        line.index(row.value) + len(row.value) for line, row in zip(lines, summary.rows) if row.unit
-    }
-    assert len(starts) == 1  # numbers with a unit end in one column
+    pairs = [pair for pair in zip(lines, summary.rows, strict=True) if pair[1].unit]
+    ends = {line.index(row.value) + len(row.value) for line, row in pairs}
+    assert len(ends) == 1  # numbers with a unit end in one column
     assert "(1 standardised)" in text
     assert "a&lt;b" in summary._repr_html_()
     with pytest.raises(KeyError):
