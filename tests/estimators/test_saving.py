@@ -24,6 +24,7 @@ import gplsq
 from gplsq import GPRegressor, LoadError
 from gplsq._core import _registry
 from gplsq.estimators import _archive
+from gplsq.estimators._encoding import Decoder, Encoder
 from gplsq.kernels import (
     RBF,
     AbstractKernel,
@@ -273,6 +274,50 @@ def test_a_parameter_that_is_code_is_left_out_and_refused_by_the_next_fit(
     assert again.get_params()[name].startswith("not saved: ")
     with pytest.raises(error, match=rf"{name} must be .*not saved"):
         again.fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        10**30,
+        0.1,
+        -0.0,
+        float("inf"),
+        "ä\n",
+        [1, (2, [3.5]), {"a": None}],
+        np.float32(0.1),
+        np.int64(-3),
+        np.bool_(True),
+        np.array([np.nan, -np.inf, -0.0, 1e-320]),
+        np.arange(40, dtype=np.int32).reshape(5, 8),
+        np.zeros((0, 3), np.float32),
+        np.tril(np.random.default_rng(0).standard_normal((9, 9))),
+        np.tril(np.ones((9, 9), np.float32)) * np.float32(-1),
+        np.asfortranarray(np.arange(20.0).reshape(4, 5)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_are_the_same_to_the_bit(path, value):
+    encoder = Encoder()
+    manifest = {"value": encoder.encode(value, "value")}
+    _archive.write_archive(path, manifest, encoder.arrays)
+    with _archive.read_archive(path) as (read, array):
+        again = Decoder(array).decode(read["value"])
+    assert type(again) is type(value)
+    if isinstance(value, np.ndarray):
+        assert (again.dtype, again.shape) == (value.dtype, value.shape)
+        assert again.tobytes() == value.tobytes()
+        assert again.flags.writeable
+    else:
+        assert repr(again) == repr(value)
+
+
+@pytest.mark.parametrize("value", [1j, b"x", {1: 2}, {3}, len, np.array(["a"]), np.array([1j])])
+def test_what_is_neither_number_nor_text_is_refused_with_its_place(value):
+    with pytest.raises(TypeError, match="here/1 cannot be saved"):
+        Encoder().encode([0, value], "here")
 
 
 # Kernels of one's own
