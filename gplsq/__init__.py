@@ -9,11 +9,15 @@ from gplsq import kernels as kernels
 from gplsq import operators as operators
 from gplsq import solvers as solvers
 from gplsq import tuning as tuning
+from gplsq._core import VERSION as _VERSION
+from gplsq._core import savable as savable
 from gplsq.estimators import GPRegressor as GPRegressor
+from gplsq.estimators import LoadError as LoadError
+from gplsq.estimators import load as load
 from gplsq.gp import plan as plan
 from gplsq.solvers import LSMR as LSMR
 from gplsq.solvers import Direct as Direct
 from gplsq.solvers import Solution as Solution
 from gplsq.solvers import lstsq as lstsq
 
-__version__ = "0.1.0"
+__version__ = _VERSION

@@ -34,6 +34,9 @@ from gplsq._core._parameters import parameters_of as parameters_of
 from gplsq._core._parameters import positive as positive
 from gplsq._core._parameters import unconstrain as unconstrain
 from gplsq._core._points import as_points as as_points
+from gplsq._core._registry import savable as savable
+from gplsq._core._registry import savable_by_name as savable_by_name
+from gplsq._core._registry import savable_class as savable_class
 from gplsq._core._status import STATUS as STATUS
 from gplsq._core._status import status_message as status_message
 from gplsq._core._status import status_ok as status_ok
@@ -44,3 +47,4 @@ from gplsq._core._types import ArrayLike as ArrayLike
 from gplsq._core._types import Float as Float
 from gplsq._core._types import PyTree as PyTree
 from gplsq._core._types import Scalar as Scalar
+from gplsq._core._version import VERSION as VERSION

@@ -1,3 +1,5 @@
 """Floor 6: scikit-learn's face of the library; NumPy in and out."""
 
+from gplsq.estimators._archive import LoadError as LoadError
 from gplsq.estimators._regressor import GPRegressor as GPRegressor
+from gplsq.estimators._saving import load as load

@@ -1,5 +1,6 @@
 """GPRegressor: fit, tune on held-out loss, predict with calibrated uncertainty."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gplsq.estimators._outcome import calibrate_by_rows, check_finite_mean, solver_report
 from gplsq.estimators._parameters import check_parameters
+from gplsq.estimators._saving import SavingMixin, register_estimator
 from gplsq.estimators._scaling import fit_scaling
-from gplsq.estimators._state import to_jax, to_numpy
+from gplsq.estimators._summary import SummaryMixin
 from gplsq.estimators._table import validate_training
 from gplsq.estimators._tuning import tune_or_keep
 from gplsq.gp import Calibration, condition
@@ -21,7 +23,8 @@ from gplsq.operators import RowTable
 from gplsq.solvers import AbstractLeastSquares
 
 
-class GPRegressor(RegressorMixin, BaseEstimator):
+@register_estimator
+class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
     """Gaussian-process regression for tables of 100 to 1,000,000 rows.
 
     Inputs and target are standardised, hyperparameters are tuned by gradient on held-out loss, the
@@ -91,6 +94,8 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         The tuner's steps; prints as a table.
     solver_report_ : str
         What was solved, how, and how well.
+    fit_seconds_ : float
+        What the fit took.
     posterior_ : Posterior
         The functional core's posterior, in standardised units.
     n_features_in_, feature_names_in_
@@ -187,16 +192,18 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         ConvergenceWarning
             If the final solve missed its tolerance; the model is fitted and usable.
         """
-        before = dict(self.__dict__)
+        before, began = dict(self.__dict__), time.perf_counter()
         try:
-            return self._validated_fit(X, y, groups)
+            self._validated_fit(X, y, groups)
         except BaseException:
             # A fit that failed leaves the estimator as it was, never half of two fits.
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
+        self.fit_seconds_ = time.perf_counter() - began
+        return self
 
-    def _validated_fit(self, X: Any, y: Any, groups: Any) -> "GPRegressor":
+    def _validated_fit(self, X: Any, y: Any, groups: Any) -> None:
         check_parameters(self)
         X, y = validate_training(self, X, y)
         if np.max(np.abs(y)) > np.finfo(X.dtype).max:
@@ -211,7 +218,6 @@ class GPRegressor(RegressorMixin, BaseEstimator):
                 self._fit(X.standardised(*self._X_scaling), target, groups, rng)
             else:
                 self._fit(self._X_scaling.apply(X, X.dtype), target, groups, rng)
-        return self
 
     def update(self, X: Any, y: Any) -> "GPRegressor":
         """Take in more rows, with the hyperparameters and the scaling of the fit.
@@ -328,12 +334,6 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         root = vectors * np.sqrt(np.maximum(values, 0))
         draws = mean[:, None] + root @ random.standard_normal((len(mean), n_samples))
         return draws.astype(mean.dtype)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return to_numpy(dict(super().__getstate__()))  # type: ignore[call-overload]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(to_jax(state))
 
     def _fit(self, X: Any, y: np.ndarray, groups: Any, rng: np.random.Generator) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""

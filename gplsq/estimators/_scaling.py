@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gplsq._core import savable
 from gplsq.operators import RowTable
 
 # Divided by this a column is 0 in float32 and float64 alike.
 _HUGE = 1e300
 
 
+@savable
 class Scaling(NamedTuple):
     """`(values - shift) / scale`, column by column; both in float64."""
 

@@ -19,7 +19,9 @@ def to_numpy(state: dict[str, Any]) -> dict[str, Any]:
     if "mesh" in state:
         state["mesh"] = None
     if "posterior_" in state:
-        state["posterior_"] = state["posterior_"].without_kept_matrix()
+        posterior = state["posterior_"]
+        with jax.enable_x64(posterior.X.dtype == np.float64):
+            state["posterior_"] = posterior.without_kept_matrix()
     for name in _NAMES:
         if name in state:
             state[name] = jax.tree.map(

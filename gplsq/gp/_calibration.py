@@ -14,10 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
+from gplsq._core import savable
+
 # Bounds on the logarithms of both numbers, in units of the mean square residual.
 _LOG_BOUNDS = (-18.0, 10.0)
 
 
+@savable
 class Calibration(NamedTuple):
     """Scale of the latent variance (no unit) and noise variance (squared units of the target)."""
 

@@ -1,7 +1,7 @@
 """Conditioning on many rows through a basis of few functions: tall damped least squares."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,6 +19,7 @@ from gplsq._core import (
     map_rows,
     matmul,
     place,
+    savable,
     tile_rows,
 )
 from gplsq.gp._inputs import more_rows, take_rows
@@ -50,6 +51,15 @@ from gplsq.solvers import (
 _PIVOT_BLOCK = 100
 
 
+def _packed(posterior: "LowRankPosterior") -> dict[str, Any]:
+    """The fields of a saved posterior: without devices, and without rows that are elsewhere."""
+    if isinstance(posterior.X, RowTable):
+        posterior = posterior.without_kept_matrix()
+    names = [field.name for field in fields(posterior) if field.name != "mesh"]
+    return {name: getattr(posterior, name) for name in names}
+
+
+@savable(pack=_packed, unpack=lambda values: LowRankPosterior(**values))
 class LowRankPosterior(eqx.Module):
     """A Gaussian process on a space of few functions, conditioned on data; see `condition`.
 
@@ -206,6 +216,7 @@ class LowRankPosterior(eqx.Module):
         return points
 
 
+@savable(name="gplsq.gp.Factors")
 class _Factors(NamedTuple):
     """Triangular factors of m x m matrices."""
 

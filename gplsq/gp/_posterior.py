@@ -17,6 +17,7 @@ from gplsq._core import (
     map_rows,
     matmul,
     place,
+    savable,
     status_ok,
 )
 from gplsq.gp._inputs import more_rows
@@ -36,6 +37,7 @@ from gplsq.solvers import AbstractLeastSquares, Direct, Solution, lstsq
 _NEIGHBOURS = 64
 
 
+@savable
 class Posterior(eqx.Module):
     """A Gaussian process conditioned on data; made by `condition`.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gplsq._core import ArrayLike, as_points, cast, describe, positive
+from gplsq._core import ArrayLike, as_points, cast, describe, positive, savable
 
 
 class AbstractKernel(eqx.Module):
@@ -108,6 +108,7 @@ class AbstractPairKernel(AbstractKernel):
         return jax.vmap(lambda x: self.pair(x, x))(X)
 
 
+@savable
 class Constant(AbstractPairKernel):
     """The same covariance everywhere: an unknown offset with this prior variance.
 
@@ -124,6 +125,7 @@ class Constant(AbstractPairKernel):
         return jnp.asarray(self.variance, x.dtype)
 
 
+@savable
 class Sum(AbstractKernel):
     """`left + right`: the covariance of a sum of independent processes."""
 
@@ -140,6 +142,7 @@ class Sum(AbstractKernel):
         return self.left.diagonal(X) + self.right.diagonal(X)
 
 
+@savable
 class Product(AbstractKernel):
     """`left * right`, pointwise (Schur product)."""
 
@@ -156,6 +159,7 @@ class Product(AbstractKernel):
         return self.left.diagonal(X) * self.right.diagonal(X)
 
 
+@savable
 class Scaled(AbstractKernel):
     """`variance * kernel`.
 
@@ -180,6 +184,7 @@ class Scaled(AbstractKernel):
         return self.variance * self.kernel.diagonal(X)
 
 
+@savable
 class Columns(AbstractKernel):
     """A kernel looking at some input columns only; made by `kernel.on(columns)`."""
 

@@ -3,10 +3,11 @@
 import equinox as eqx
 from jaxtyping import Array
 
-from gplsq._core import matmul, positive
+from gplsq._core import matmul, positive, savable
 from gplsq.kernels._base import AbstractPairKernel
 
 
+@savable
 class Linear(AbstractPairKernel):
     """`sum_j variance_j x_j z_j`: Bayesian linear regression through the origin.
 
@@ -24,6 +25,7 @@ class Linear(AbstractPairKernel):
         return matmul(x * self.variance, z)
 
 
+@savable
 class Polynomial(AbstractPairKernel):
     """`(variance x.z + bias)^degree`. Rasmussen & Williams (2006), section 4.2.2.
 

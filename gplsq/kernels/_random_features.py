@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gplsq._core import describe, matmul
+from gplsq._core import describe, matmul, savable
 from gplsq.kernels._base import AbstractKernel, Columns, Constant, Product, Scaled, Sum
 from gplsq.kernels._dot_product import Linear
 from gplsq.kernels._scale_mixtures import mixture_scales
@@ -30,6 +30,7 @@ class AbstractFeatureMap(eqx.Module):
         """Features of rows; r is `size`."""
 
 
+@savable
 class Waves(AbstractFeatureMap):
     """`sqrt(variance / s) (cos a_1, ..., cos a_s, sin a_1, ..., sin a_s)`, a linear in `embed(x)`.
 
@@ -54,6 +55,7 @@ class Waves(AbstractFeatureMap):
         return scale * jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
+@savable
 class Offset(AbstractFeatureMap):
     """One feature, the same everywhere."""
 
@@ -67,6 +69,7 @@ class Offset(AbstractFeatureMap):
         return jnp.broadcast_to(jnp.sqrt(self.variance).astype(X.dtype), (X.shape[0], 1))
 
 
+@savable
 class Slopes(AbstractFeatureMap):
     """The inputs, scaled: exact for a linear kernel."""
 
@@ -83,6 +86,7 @@ class Slopes(AbstractFeatureMap):
         return inputs * jnp.sqrt(self.variance)
 
 
+@savable
 class SideBySide(AbstractFeatureMap):
     """Features of a sum of kernels."""
 
@@ -97,6 +101,7 @@ class SideBySide(AbstractFeatureMap):
         return jnp.concatenate([self.left(X), self.right(X)], axis=1)
 
 
+@savable
 class Pairs(AbstractFeatureMap):
     """Features of a product of kernels: all products of a feature of each."""
 

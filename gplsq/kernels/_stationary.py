@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import positive
+from gplsq._core import positive, savable
 from gplsq.kernels._base import AbstractKernel
 from gplsq.kernels._distance import squared_distances
 from gplsq.kernels._profiles import matern12_profile, matern32_profile, matern52_profile
@@ -61,6 +61,7 @@ class AbstractRadial(AbstractStationary):
         return _divide(X, self.lengthscale, "lengthscale")
 
 
+@savable
 class RBF(AbstractRadial):
     """Squared exponential: `exp(-q / 2)`, q = sum_j ((x_j - z_j) / lengthscale_j)^2.
 
@@ -78,6 +79,7 @@ class RBF(AbstractRadial):
         return jnp.exp(-q / 2)
 
 
+@savable
 class Matern12(AbstractRadial):
     """Matérn 1/2 (exponential): `exp(-r)`, r the scaled distance.
 
@@ -95,6 +97,7 @@ class Matern12(AbstractRadial):
         return matern12_profile(q)
 
 
+@savable
 class Matern32(AbstractRadial):
     """Matérn 3/2: `(1 + s) exp(-s)`, s = sqrt(3) times the scaled distance.
 
@@ -112,6 +115,7 @@ class Matern32(AbstractRadial):
         return matern32_profile(3 * q)
 
 
+@savable
 class Matern52(AbstractRadial):
     """Matérn 5/2: `(1 + s + s^2 / 3) exp(-s)`, s = sqrt(5) times the scaled distance.
 
@@ -129,6 +133,7 @@ class Matern52(AbstractRadial):
         return matern52_profile(5 * q)
 
 
+@savable
 class RationalQuadratic(AbstractRadial):
     """`(1 + q / (2 alpha))^(-alpha)`: a scale mixture of RBF kernels.
 
@@ -149,6 +154,7 @@ class RationalQuadratic(AbstractRadial):
         return jnp.exp(-self.alpha * jnp.log1p(q / (2 * self.alpha)))
 
 
+@savable
 class Periodic(AbstractStationary):
     """`exp(-2 sum_j sin^2(pi (x_j - z_j) / period_j) / lengthscale_j^2)`.
 

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from gplsq._core import cast
+from gplsq._core import cast, savable
 from gplsq.kernels import AbstractFeatureMap, AbstractKernel, random_features
 from gplsq.operators._basis import (
     AbstractBasis,
@@ -21,6 +21,7 @@ from gplsq.operators._sharded import ShardedRows
 from gplsq.operators._table import RowTable
 
 
+@savable
 class FeatureBasis(AbstractBasis):
     """Features taken for an orthonormal basis: the kernel they have is their inner product."""
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
-from gplsq._core import as_points, cast, jittered_cholesky
+from gplsq._core import as_points, cast, jittered_cholesky, savable
 from gplsq.kernels import AbstractKernel
 from gplsq.operators._basis import (
     AbstractBasis,
@@ -26,6 +26,7 @@ from gplsq.operators._table import RowTable
 _JITTER_POWER = 0.6
 
 
+@savable
 class InducingBasis(AbstractBasis):
     """The span of the kernel sections at inducing points, made orthonormal by `k(Z, Z) = L L^T`."""
 

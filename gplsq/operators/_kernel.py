@@ -23,6 +23,7 @@ from gplsq._core import (
     matmul,
     on_parts,
     place,
+    savable,
     stop_gradient,
     tile_rows,
 )
@@ -33,6 +34,18 @@ from gplsq.operators._base import AbstractLinearOperator
 _KEEP_FRACTION = 0.5
 
 
+def _packed(operator: "Kernel") -> dict[str, Any]:
+    """What a saved operator is made of again: a kept matrix is not stored."""
+    form = "tiled" if operator.form == "tiled" else "auto"
+    return {"kernel": operator.kernel, "X": operator.X, "form": form}
+
+
+def _unpacked(values: dict[str, Any]) -> "Kernel":
+    with jax.enable_x64(values["X"].dtype == jnp.float64):
+        return Kernel(**values)
+
+
+@savable(pack=_packed, unpack=_unpacked)
 class Kernel(AbstractLinearOperator):
     """Evaluation at n points, `E f = (f(x_1), ..., f(x_n))`, on the kernel's Hilbert space H.
 

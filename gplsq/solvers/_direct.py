@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import STATUS, column_norm, matmul, safe_divide
+from gplsq._core import STATUS, column_norm, matmul, safe_divide, savable
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._base import AbstractLeastSquares
 from gplsq.solvers._solution import Stats
@@ -22,12 +22,14 @@ class SingularFactors(NamedTuple):
     Vt: Float[Array, "r n"]
 
 
+@savable
 class CholeskyFactor(NamedTuple):
     """Lower Cholesky factor of `K + damp^2 I`."""
 
     lower: Float[Array, "n n"]
 
 
+@savable
 class Direct(AbstractLeastSquares):
     """Dense least squares: SVD of a matrix, Cholesky of a kernel matrix plus noise.
 

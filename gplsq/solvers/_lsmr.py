@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gplsq._core import STATUS, check_finite_scalar, column_norm, describe, status_ok
+from gplsq._core import STATUS, check_finite_scalar, column_norm, describe, savable, status_ok
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._base import AbstractLeastSquares
 from gplsq.solvers._lsmr_step import initial_state, lsmr_step, select
@@ -39,6 +39,7 @@ from gplsq.solvers._systems import (
 _ROUNDS = 3
 
 
+@savable
 class LSMR(AbstractLeastSquares):
     """Matrix-free least squares by LSMR (Fong & Saunders 2011), with general inner products.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gplsq._core import matmul
+from gplsq._core import matmul, savable
 from gplsq.operators import AbstractEuclideanOperator
 from gplsq.operators import Kernel as KernelOperator
 
@@ -31,6 +31,7 @@ def check_euclidean(name: str, operator: Any) -> None:
         raise TypeError(msg)
 
 
+@savable
 class LowRankPlusDiagonal(eqx.Module):
     """`P = U diag(values) U^T + shift I`, with orthonormal U; `solve` applies `shift P^-1`.
 

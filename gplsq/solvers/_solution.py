@@ -4,13 +4,14 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from gplsq._core import STATUS, is_traced, status_message, status_ok, status_remedy
+from gplsq._core import STATUS, is_traced, savable, status_message, status_ok, status_remedy
 
 
 class ConvergenceError(RuntimeError):
     """A solve missed its tolerance and `throw=True`."""
 
 
+@savable
 class Stats(eqx.Module):
     """Numbers of a solve, each of shape (k,): one per right-hand side.
 
@@ -30,6 +31,7 @@ class Stats(eqx.Module):
     tolerance: Float[Array, " k"]
 
 
+@savable
 class Solution(eqx.Module):
     """Result of `gplsq.lstsq`.
 

@@ -4,12 +4,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from gplsq._core import matmul
+from gplsq._core import matmul, savable
 from gplsq.tuning._checks import check_fraction
 from gplsq.tuning._gram import noisy_gram
 from gplsq.tuning._objectives import AbstractObjective
 
 
+@savable
 class GroupHoldout(AbstractObjective):
     """Random groups of rows (patients, sites, batches) predicted from the other groups.
 

@@ -3,11 +3,45 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 
+from gplsq._core import savable
+
+
+def _packed(history: "History") -> dict[str, Any]:
+    """Column by column where all records have the same keys, so that arrays are few."""
+    records = history.records
+    if any(record.keys() != records[0].keys() for record in records):
+        return {"message": history.message, "records": records}
+    keys = list(records[0]) if records else []
+    columns = {key: [record[key] for record in records] for key in keys}
+    for key, values in columns.items():
+        same = all(
+            isinstance(value, np.ndarray | np.generic)
+            and (value.shape, value.dtype) == (values[0].shape, values[0].dtype)
+            for value in values
+        )
+        columns[key] = np.stack(values) if same else values  # type: ignore[assignment]
+    return {"message": history.message, "columns": columns}
+
+
+def _unpacked(values: dict[str, Any]) -> "History":
+    history = History()
+    history.message = values["message"]
+    if "records" in values:
+        history.records = values["records"]
+    else:
+        columns = values["columns"]
+        rows = zip(*columns.values(), strict=True)
+        history.records = [dict(zip(columns, row, strict=True)) for row in rows]
+    return history
+
+
+@savable(pack=_packed, unpack=_unpacked)
 class History:
     """One record (a dict) a step; prints as a table, and `pandas.DataFrame(list(history))` works.
 
-    Keys of a record: ``step``; ``rows`` of the subset; ``loss`` of the step; ``exam``, the loss on
+    Keys of a record: ``step``; ``start``, 0 or the number of the restart; ``rows`` of the subset; ``loss`` of the step; ``exam``, the loss on
     the level's fixed subset that decides which step is kept (None where it was not taken);
     ``noise_variance``; ``seconds`` since the start; ``accepted``, False for a step whose loss was
     not finite; and one entry for each hyperparameter. Targets are in the units the tuner got.

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from gplsq._core import check_choice, matmul, stop_gradient
+from gplsq._core import check_choice, matmul, savable, stop_gradient
 from gplsq.gp import choose_solver
 from gplsq.operators import Dense, Inducing, cross_product
 from gplsq.operators import Kernel as KernelOperator
@@ -20,6 +20,7 @@ from gplsq.tuning._objectives import AbstractObjective
 _INDUCING_RTOL, _INDUCING_STEPS = 1e-3, 30
 
 
+@savable
 class Holdout(AbstractObjective):
     """A random part of the rows predicted from the rest.
 

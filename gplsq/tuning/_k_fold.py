@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gplsq._core import check_count
+from gplsq._core import check_count, savable
 from gplsq.solvers import leave_out
 from gplsq.tuning._gram import noisy_gram
 from gplsq.tuning._objectives import AbstractObjective
 
 
+@savable
 class KFold(AbstractObjective):
     """Every row predicted from the other folds, all of them by one inverse.
 

@@ -1,10 +1,12 @@
 """Leave-one-out loss, in closed form."""
 
+from gplsq._core import savable
 from gplsq.solvers import leave_one_out
 from gplsq.tuning._gram import noisy_gram
 from gplsq.tuning._objectives import AbstractObjective
 
 
+@savable
 class LeaveOneOut(AbstractObjective):
     """Every row predicted from all the others, in closed form.
 

@@ -3,10 +3,11 @@
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from gplsq._core import describe
+from gplsq._core import describe, savable
 from gplsq.tuning._objectives import AbstractObjective
 
 
+@savable
 class Level(NamedTuple):
     """So many steps on random subsets of so many rows."""
 

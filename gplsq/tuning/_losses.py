@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-from gplsq._core import check_choice
+from gplsq._core import check_choice, savable
 
 
 def mse(
@@ -39,6 +39,7 @@ def crps(
     return jnp.mean(std * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - jnp.pi**-0.5))
 
 
+@savable
 class Pinball(eqx.Module):
     """Pinball (quantile) loss of a normal prediction, the mean over quantiles, in units of y.
 

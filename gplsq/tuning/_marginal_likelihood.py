@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from matfree import decomp, funm, stochtrace
 
-from gplsq._core import check_count, matmul, stop_gradient
+from gplsq._core import check_count, matmul, savable, stop_gradient
 from gplsq.gp import choose_solver
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import log_likelihood, lstsq
@@ -12,6 +12,7 @@ from gplsq.tuning._gram import noisy_gram
 from gplsq.tuning._objectives import AbstractObjective
 
 
+@savable
 class MarginalLikelihood(AbstractObjective):
     """Negative log density of the targets under the prior and noise, in nats a row.
 

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "gplsq"
 FLOORS = ["_core", "kernels", "operators", "solvers", "gp", "tuning", "estimators"]
 # Wings stand beside a floor: they import what is below it, and nothing imports them.
-WINGS = {"interop": "gp"}
+WINGS = {"interop": "gp", "plotting": "estimators"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -87,10 +87,16 @@ def test_importing_the_package_imports_no_optional_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_torch_module_names_its_extra_where_torch_is_missing() -> None:
-    code = "import sys, gplsq; sys.modules['torch'] = None; import gplsq.interop.torch"
+@pytest.mark.parametrize(
+    ("module", "library", "extra"),
+    [("gplsq.interop.torch", "torch", "torch"), ("gplsq.plotting", "matplotlib", "plot")],
+)
+def test_a_module_names_its_extra_where_the_library_is_missing(
+    module: str, library: str, extra: str
+) -> None:
+    code = f"import sys, gplsq; sys.modules['{library}'] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError")
-    assert 'pip install "gplsq[torch]"' in last
+    assert f'pip install "gplsq[{extra}]"' in last

@@ -1,0 +1,3 @@
+"""The version of the library, one for all floors."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,247 @@
+"""Saving a fitted estimator to a file, and loading it: what is stored, and what is verified."""
+
+import platform
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from gplsq._core import VERSION, describe, savable
+from gplsq.estimators._archive import LoadError, read_archive, write_archive
+from gplsq.estimators._encoding import Decoder, Encoder
+from gplsq.estimators._outcome import check_finite_mean
+from gplsq.estimators._state import to_jax, to_numpy
+from gplsq.gp import Calibration, LowRankPosterior, Posterior
+from gplsq.kernels import AbstractKernel
+
+_FORMAT, _FORMAT_VERSION = "gplsq model", 1
+# scikit-learn's own notes on an estimator, which hold no numbers.
+_NOT_SAVED = {"_metadata_request", "_sklearn_output_config"}
+_NAMES = "feature_names_in_"
+
+savable(
+    name="numpy.RandomState",
+    pack=lambda state: {"state": state.get_state()},
+    unpack=lambda values: _random_state(values["state"]),
+)(np.random.RandomState)
+
+
+class SavingMixin:
+    """`save`, and the state of pickles, for estimators."""
+
+    def save(self, path: Any) -> None:
+        """Write the fitted model to one file, without pickle.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file there is replaced, once the new one is complete and on the disk.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        TypeError
+            If the kernel or the solver is of a class of your own that is not registered with
+            `gplsq.savable`.
+        OSError
+            If the file cannot be written; one that was there before is as it was.
+
+        Notes
+        -----
+        `gplsq.load` gives a model with the same predictions, bit for bit on the same machine, and
+        the same `update`. Not stored: a kept kernel matrix, which is made again, devices, the rows
+        of a `RowTable`, and parameters that are code (a loss, an objective or an optimizer of your
+        own): these say so if the loaded model is fitted again. See docs/concepts/saving.md.
+        """
+        check_is_fitted(self, "posterior_")
+        encoder = Encoder()
+        manifest = {
+            "format": _FORMAT,
+            "format_version": _FORMAT_VERSION,
+            "written_by": {
+                "gplsq": VERSION,
+                "jax": jax.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "model": encoder.encode(self, "model"),
+        }
+        write_archive(path, manifest, encoder.arrays)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return to_numpy(dict(super().__getstate__()))  # type: ignore[call-overload]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(to_jax(state))  # type: ignore[misc]
+
+
+def load(path: Any) -> Any:
+    """Load a model that `GPRegressor.save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    GPRegressor
+        Fitted. It works in the dtype of its fit whatever JAX's x64 flag is, as it did before.
+
+    Raises
+    ------
+    LoadError
+        If the file is damaged, cut off, of another kind or of a newer version of the format, or
+        names a class that is not registered here. Nothing in a file is executed.
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile, gplsq, numpy as np
+    >>> X = np.linspace(0, 1, 20)[:, None]
+    >>> gp = gplsq.GPRegressor(levels=[(20, 5)]).fit(X, np.sin(6 * X[:, 0]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     gp.save(f"{folder}/model.gplsq")
+    ...     again = gplsq.load(f"{folder}/model.gplsq")
+    >>> bool(np.all(again.predict(X) == gp.predict(X)))
+    True
+    """
+    with read_archive(path) as (manifest, array):
+        try:
+            _check_format(manifest)
+            model = Decoder(array).decode(manifest["model"])
+            if not isinstance(model, SavingMixin):
+                msg = f"it holds {describe(model)}, and no estimator"
+                raise LoadError(msg)
+            _check_model(model)
+        except LoadError as error:
+            msg = f"{path} cannot be loaded: {error}"
+            raise LoadError(msg) from None
+        except OSError:
+            raise
+        except Exception as error:
+            # A file with a valid checksum that no save wrote; `unpack` may raise anything on it.
+            msg = (
+                f"{path} cannot be loaded: its content is not that of a model "
+                f"({type(error).__name__}: {error})."
+            )
+            raise LoadError(msg) from error
+    return model
+
+
+def pack_estimator(model: Any) -> dict[str, Any]:
+    """Parameters and fitted attributes; of parameters that are code only what they were."""
+    names = model.get_params(deep=False)
+    parameters = {name: _storable(name, value) for name, value in names.items()}
+    fitted = {
+        name: value
+        for name, value in vars(model).items()
+        if name not in names and name not in _NOT_SAVED
+    }
+    if _NAMES in fitted:
+        fitted[_NAMES] = fitted[_NAMES].tolist()
+    return {"parameters": parameters, "fitted": fitted}
+
+
+def unpack_estimator(cls: Any, values: dict[str, Any]) -> Any:
+    """An estimator of a class from what `pack_estimator` gave."""
+    model = cls(**values["parameters"])
+    fitted = dict(values["fitted"])
+    if _NAMES in fitted:
+        fitted[_NAMES] = np.array(fitted[_NAMES], object)
+    vars(model).update(fitted)
+    return model
+
+
+def _storable(name: str, value: Any) -> Any:
+    if name == "mesh":
+        return None
+    if isinstance(value, AbstractKernel):
+        return value
+    try:
+        Encoder().encode(value, name)
+    except TypeError:
+        # Refused by name in the next fit, which must not tune with something else in silence.
+        return f"not saved: {describe(value)}"
+    return value
+
+
+def _check_format(manifest: Any) -> None:
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        msg = "its manifest is not that of a gplsq model"
+        raise LoadError(msg)
+    version = manifest["format_version"]
+    if type(version) is not int or version < 1:
+        msg = f"it has the format version {version!r}"
+        raise LoadError(msg)
+    if version > _FORMAT_VERSION:
+        msg = (
+            f"it has the format version {version}, written by gplsq "
+            f"{manifest['written_by']['gplsq']}; this is gplsq {VERSION}, which reads versions up "
+            f"to {_FORMAT_VERSION}. Install a newer gplsq."
+        )
+        raise LoadError(msg)
+
+
+def _check_model(model: Any) -> None:
+    """Refuse a model that cannot predict: its parts have wrong types, shapes or dtypes."""
+    posterior, d = model.posterior_, model.n_features_in_
+    kinds = {
+        "posterior_": (posterior, Posterior | LowRankPosterior),
+        "kernel_": (model.kernel_, AbstractKernel),
+        "calibration_": (model.calibration_, Calibration),
+        "n_features_in_": (d, int),
+        "solver_report_": (model.solver_report_, str),
+        **{f"calibration_.{i}": (number, float) for i, number in enumerate(model.calibration_)},
+    }
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind):
+            msg = f"{name} is {describe(value)}"
+            raise LoadError(msg)
+    names = getattr(model, _NAMES, None)
+    shapes = [np.shape(part) for part in (*model._X_scaling, *model._y_scaling)]
+    if shapes != [(d,), (d,), (), ()] or (names is not None and names.shape != (d,)):
+        msg = f"its scaling or its names are not those of {d} columns"
+        raise LoadError(msg)
+    dtype = np.dtype(posterior.X.dtype)
+    n = posterior.X.shape[0]
+    solved = posterior.solution.value
+    same = {leaf.dtype for leaf in (posterior.y, posterior.noise_variance, solved)}
+    low_rank = isinstance(posterior, LowRankPosterior)
+    coefficients = posterior.coefficients if low_rank else posterior.y
+    if (
+        dtype not in (np.float32, np.float64)
+        or same != {dtype}
+        or posterior.y.shape != (n,)
+        or posterior.X.shape != (n, d)
+        or solved.shape != coefficients.shape
+    ):
+        msg = f"its arrays are not those of a posterior of {n} rows and {d} columns"
+        raise LoadError(msg)
+    point = jax.ShapeDtypeStruct((3, d), dtype)
+    with jax.enable_x64(dtype == np.float64):
+        outputs = jax.eval_shape(lambda Z: _everything(posterior, Z, model.variance), point)
+    if any((out.shape, out.dtype) != ((3,), jnp.dtype(dtype)) for out in outputs):
+        msg = f"its predictions would have shapes and dtypes {outputs}"
+        raise LoadError(msg)
+    check_finite_mean(posterior)
+
+
+def _everything(posterior: Any, Z: Any, method: str) -> tuple[Any, ...]:
+    """Predictions and, where there are rows, what calibration after an update needs."""
+    residuals = posterior.leave_one_out(np.zeros(3, int)) if posterior.X.shape[0] else ()
+    return posterior.mean(Z), posterior.raw_variance(Z, method), *residuals
+
+
+def _random_state(state: Any) -> np.random.RandomState:
+    made = np.random.RandomState()
+    made.set_state(tuple(state))
+    return made
+
+
+def register_estimator(cls: Any) -> Any:
+    """Let `load` make estimators of this class; a decorator."""
+    return savable(pack=pack_estimator, unpack=lambda values: unpack_estimator(cls, values))(cls)
