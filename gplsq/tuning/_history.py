@@ -41,10 +41,11 @@ def _unpacked(values: dict[str, Any]) -> "History":
 class History:
     """One record (a dict) a step; prints as a table, and `pandas.DataFrame(list(history))` works.
 
-    Keys of a record: ``step``; ``start``, 0 or the number of the restart; ``rows`` of the subset; ``loss`` of the step; ``exam``, the loss on
-    the level's fixed subset that decides which step is kept (None where it was not taken);
-    ``noise_variance``; ``seconds`` since the start; ``accepted``, False for a step whose loss was
-    not finite; and one entry for each hyperparameter. Targets are in the units the tuner got.
+    Keys of a record: ``step``; ``start``, 0 or the number of the restart; ``rows`` of the subset;
+    ``loss`` of the step; ``exam``, the loss on the level's fixed subset that decides which step is
+    kept (None where it was not taken); ``noise_variance``; ``seconds`` since the start;
+    ``accepted``, False for a step whose loss was not finite; and one entry for each hyperparameter.
+    Targets are in the units the tuner got.
     """
 
     def __init__(self) -> None:
