@@ -5,6 +5,7 @@ from gplsq._core._checks import check_count as check_count
 from gplsq._core._checks import check_finite_scalar as check_finite_scalar
 from gplsq._core._checks import check_real_array as check_real_array
 from gplsq._core._checks import describe as describe
+from gplsq._core._compile import jit_quickly as jit_quickly
 from gplsq._core._memory import free_memory as free_memory
 from gplsq._core._mesh import add_parts as add_parts
 from gplsq._core._mesh import check_mesh as check_mesh

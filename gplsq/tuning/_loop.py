@@ -21,6 +21,7 @@ from gplsq._core import (
     check_finite_scalar,
     constrain,
     describe,
+    jit_quickly,
     parameters_of,
     unconstrain,
 )
@@ -350,10 +351,10 @@ def _value(model, data, rows, key, rules, objective, loss):
     return value + rules.penalty(kernel, noise)
 
 
-_evaluate = eqx.filter_jit(_value)
+_evaluate = jit_quickly(_value)
 
 
-@eqx.filter_jit
+@jit_quickly
 def _step(model, state, data, rows, key, rules, objective, loss, optimizer):
     """One optimiser step; a gradient that is not finite makes the value NaN."""
     arguments = data, rows, key, rules, objective, loss

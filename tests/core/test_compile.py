@@ -1,0 +1,33 @@
+"""Options of compilation are used where XLA knows them, and done without where it does not."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gplsq._core._compile as compile_module
+from gplsq._core import jit_quickly
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    yield
+    compile_module._compiled.cache_clear()
+    compile_module._known.cache_clear()
+
+
+@pytest.mark.parametrize("options", [compile_module._OPTIONS, {"xla_cpu_no_such_option": True}])
+def test_a_function_gives_its_numbers_with_known_and_unknown_options(monkeypatch, options):
+    compile_module._known.cache_clear()
+    monkeypatch.setattr(compile_module, "_OPTIONS", options)
+    traced = []
+
+    @jit_quickly
+    def double(x, name):
+        traced.append(name)
+        return 2 * x
+
+    for value in (1.0, 2.0):
+        assert float(double(jnp.float32(value), "a")) == 2 * value
+    assert traced == ["a"]
+    np.testing.assert_array_equal(double(jnp.arange(3), "a"), [0, 2, 4])
+    assert compile_module._known() is (options is not None and "no_such" not in str(options))
