@@ -120,7 +120,7 @@ def test_history_prints_a_table_and_holds_records(data, capsys):
     records = list(history)
     assert len(history) == len(records) == 12
     assert all(type(record) is dict and record.keys() == records[0].keys() for record in records)
-    expected = {"step", "rows", "loss", "exam", "noise_variance", "seconds", "accepted"}
+    expected = {"step", "start", "rows", "loss", "exam", "noise_variance", "seconds", "accepted"}
     assert expected | {"variance", "kernel.lengthscale"} == set(records[0])
     assert all(record["accepted"] is True for record in records)
     print(history)
