@@ -12,19 +12,27 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gplsq.estimators._outcome import calibrate_by_rows, check_finite_mean, solver_report
 from gplsq.estimators._parameters import check_parameters
+from gplsq.estimators._sampling import SamplingMixin
 from gplsq.estimators._saving import SavingMixin, register_estimator
 from gplsq.estimators._scaling import fit_scaling
 from gplsq.estimators._summary import SummaryMixin
 from gplsq.estimators._table import validate_training
 from gplsq.estimators._tuning import tune_or_keep
+from gplsq.estimators._weights import (
+    RowWeights,
+    inducing_points,
+    is_weighted,
+    row_weights,
+    with_weights,
+)
 from gplsq.gp import Calibration, condition
-from gplsq.kernels import AbstractKernel
+from gplsq.kernels import AbstractKernel, Weighted
 from gplsq.operators import RowTable
 from gplsq.solvers import AbstractLeastSquares
 
 
 @register_estimator
-class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
+class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, BaseEstimator):
     """Gaussian-process regression for tables of 100 to 1,000,000 rows.
 
     Inputs and target are standardised, hyperparameters are tuned by gradient on held-out loss, the
@@ -163,7 +171,15 @@ class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> "GPRegressor":
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        groups: Any = None,
+        *,
+        sample_weight: Any = None,
+        noise_variance: Any = None,
+    ) -> "GPRegressor":
         """Tune, solve and calibrate.
 
         Parameters
@@ -176,6 +192,13 @@ class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
             Finite real numbers.
         groups : array-like of shape (n,), default=None
             A label for each row; `gplsq.tuning.GroupHoldout` holds out rows of a label together.
+        sample_weight : array-like of shape (n,), default=None
+            A row of weight w has a w-th of the noise variance, and counts w times in the scaling:
+            for a given kernel and noise, whole weights are repeated rows. Rows of weight 0 are
+            left out.
+        noise_variance : array-like of shape (n,), default=None
+            The known noise variance of every row, in squared units of y; positive. It is not
+            tuned. Not together with `sample_weight`.
 
         Returns
         -------
@@ -194,7 +217,7 @@ class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
         """
         before, began = dict(self.__dict__), time.perf_counter()
         try:
-            self._validated_fit(X, y, groups)
+            self._validated_fit(X, y, groups, sample_weight, noise_variance)
         except BaseException:
             # A fit that failed leaves the estimator as it was, never half of two fits.
             self.__dict__.clear()
@@ -203,21 +226,32 @@ class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
         self.fit_seconds_ = time.perf_counter() - began
         return self
 
-    def _validated_fit(self, X: Any, y: Any, groups: Any) -> None:
+    def _validated_fit(
+        self, X: Any, y: Any, groups: Any, sample_weight: Any, noise_variance: Any
+    ) -> None:
         check_parameters(self)
         X, y = validate_training(self, X, y)
+        rows = row_weights(X, y, sample_weight, noise_variance)
+        if rows is not None:
+            X, y = X[rows.used], y[rows.used]
+            groups = None if groups is None else np.asarray(groups)[rows.used]
+        repeats = None if rows is None else rows.repeats
         if np.max(np.abs(y)) > np.finfo(X.dtype).max:
             msg = f"Input y holds values too large for {X.dtype}, X's dtype. Pass X as float64."
             raise ValueError(msg)
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        self._X_scaling = fit_scaling(X, self.standardize, constant_scale=np.inf)
-        self._y_scaling = fit_scaling(y, self.standardize, constant_scale=1.0)
+        self._X_scaling = fit_scaling(X, self.standardize, constant_scale=np.inf, weights=repeats)
+        self._y_scaling = fit_scaling(y, self.standardize, constant_scale=1.0, weights=repeats)
         target = self._y_scaling.apply(y, X.dtype)
         with jax.enable_x64(X.dtype == np.float64):
             if isinstance(X, RowTable):
                 self._fit(X.standardised(*self._X_scaling), target, groups, rng)
             else:
-                self._fit(self._X_scaling.apply(X, X.dtype), target, groups, rng)
+                points = self._X_scaling.apply(X, X.dtype)
+                if rows is not None:
+                    points, target = rows.apply(points, target)
+                known = self._known_noise(rows)
+                self._fit(points, target, groups, rng, rows is not None, known)
 
     def update(self, X: Any, y: Any) -> "GPRegressor":
         """Take in more rows, with the hyperparameters and the scaling of the fit.
@@ -247,6 +281,7 @@ class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
         dtype = np.dtype(self.posterior_.X.dtype)
         with jax.enable_x64(dtype == np.float64):
             points = self._X_scaling.apply(np.asarray(X), dtype)
+            points = with_weights(points) if is_weighted(self.posterior_) else points
             target = self._y_scaling.apply(np.asarray(y, np.float64), dtype)
             posterior = self.posterior_.update(points, target)
             check_finite_mean(posterior)
@@ -311,48 +346,39 @@ class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
                 return mean, (covariance * scale**2).astype(Z.dtype)
         return mean
 
-    def sample_y(
-        self, X: Any, n_samples: int = 1, random_state: Any = 0, *, include_noise: bool = True
-    ) -> np.ndarray:
-        """Joint draws of the target at X.
+    def _known_noise(self, rows: RowWeights | None) -> float | None:
+        """Noise variance of a row of weight one, if the rows' own were given."""
+        if rows is None or rows.noise_variance is None:
+            return None
+        return rows.noise_variance / float(self._y_scaling.scale) ** 2
 
-        Parameters
-        ----------
-        X : array-like of shape (m, d)
-        n_samples : int, default=1
-        random_state : int, RandomState or None, default=0
-        include_noise : bool, default=True
-            Draws of new observations; with False of the latent function.
-
-        Returns
-        -------
-        ndarray of shape (m, n_samples)
-        """
-        random = check_random_state(random_state)
-        mean, covariance = self.predict(X, return_cov=True, include_noise=include_noise)
-        values, vectors = np.linalg.eigh(covariance.astype(np.float64))
-        root = vectors * np.sqrt(np.maximum(values, 0))
-        draws = mean[:, None] + root @ random.standard_normal((len(mean), n_samples))
-        return draws.astype(mean.dtype)
-
-    def _fit(self, X: Any, y: np.ndarray, groups: Any, rng: np.random.Generator) -> None:
+    def _fit(
+        self,
+        X: Any,
+        y: np.ndarray,
+        groups: Any,
+        rng: np.random.Generator,
+        weighted: bool = False,
+        known_noise: float | None = None,
+    ) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""
-        kernel, noise, self.history_ = tune_or_keep(self, X, y, groups, rng)
+        kernel, noise, self.history_ = tune_or_keep(self, X, y, groups, rng, weighted, known_noise)
         self.kernel_, self.noise_variance_ = kernel, noise
+        kernel = Weighted(kernel) if weighted else kernel
         self.posterior_ = condition(
             *(kernel, X, y),
             noise_variance=noise,
             solver=self.solver,
             rtol=self.rtol,
             form=self.form,
-            inducing=self.inducing,
+            inducing=inducing_points(self.inducing, X.shape[1], weighted),
             num_features=self.num_features,
             memory=self.memory,
             mesh=self.mesh,
             key=jax.random.key(int(rng.integers(2**31))),
         )
         check_finite_mean(self.posterior_)
-        constant = np.ptp(y) == 0
+        constant = np.all(y == 0) if self.standardize else np.ptp(y) == 0
         self.calibration_ = (
             Calibration(1.0, noise) if constant else calibrate_by_rows(self.posterior_, rng)
         )
@@ -367,4 +393,5 @@ class GPRegressor(SavingMixin, SummaryMixin, RegressorMixin, BaseEstimator):
     def _points(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "posterior_")
         Z = np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
-        return self._X_scaling.apply(Z, np.dtype(self.posterior_.X.dtype))
+        points = self._X_scaling.apply(Z, np.dtype(self.posterior_.X.dtype))
+        return with_weights(points) if is_weighted(self.posterior_) else points

@@ -13,6 +13,7 @@ from gplsq.estimators._archive import LoadError, read_archive, write_archive
 from gplsq.estimators._encoding import Decoder, Encoder
 from gplsq.estimators._outcome import check_finite_mean
 from gplsq.estimators._state import to_jax, to_numpy
+from gplsq.estimators._weights import is_weighted
 from gplsq.gp import Calibration, LowRankPosterior, Posterior
 from gplsq.kernels import AbstractKernel
 
@@ -207,7 +208,7 @@ def _check_model(model: Any) -> None:
         msg = f"its scaling or its names are not those of {d} columns"
         raise LoadError(msg)
     dtype = np.dtype(posterior.X.dtype)
-    n = posterior.X.shape[0]
+    n, columns = posterior.X.shape[0], d + is_weighted(posterior)
     solved = posterior.solution.value
     same = {leaf.dtype for leaf in (posterior.y, posterior.noise_variance, solved)}
     low_rank = isinstance(posterior, LowRankPosterior)
@@ -216,12 +217,12 @@ def _check_model(model: Any) -> None:
         dtype not in (np.float32, np.float64)
         or same != {dtype}
         or posterior.y.shape != (n,)
-        or posterior.X.shape != (n, d)
+        or posterior.X.shape != (n, columns)
         or solved.shape != coefficients.shape
     ):
         msg = f"its arrays are not those of a posterior of {n} rows and {d} columns"
         raise LoadError(msg)
-    point = jax.ShapeDtypeStruct((3, d), dtype)
+    point = jax.ShapeDtypeStruct((3, columns), dtype)
     with jax.enable_x64(dtype == np.float64):
         outputs = jax.eval_shape(lambda Z: _everything(posterior, Z, model.variance), point)
     if any((out.shape, out.dtype) != ((3,), jnp.dtype(dtype)) for out in outputs):

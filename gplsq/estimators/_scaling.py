@@ -28,7 +28,13 @@ class Scaling(NamedTuple):
         return np.clip(scaled, -limit, limit).astype(dtype)
 
 
-def fit_scaling(values: np.ndarray | RowTable, enabled: bool, *, constant_scale: float) -> Scaling:
+def fit_scaling(
+    values: np.ndarray | RowTable,
+    enabled: bool,
+    *,
+    constant_scale: float,
+    weights: np.ndarray | None = None,
+) -> Scaling:
     """Mean and standard deviation of each column.
 
     Parameters
@@ -40,6 +46,8 @@ def fit_scaling(values: np.ndarray | RowTable, enabled: bool, *, constant_scale:
     constant_scale
         Scale of a column that is constant up to rounding. Infinity makes it exactly 0: an input
         that never changed says nothing, and its rounding errors must not be blown up.
+    weights
+        How often each row counts, shape (n,); once by default.
     """
     if not enabled:
         return Scaling(np.zeros(values.shape[1:]), np.ones(values.shape[1:]))
@@ -52,6 +60,7 @@ def fit_scaling(values: np.ndarray | RowTable, enabled: bool, *, constant_scale:
     largest = np.max(np.abs(values), axis=0).astype(np.float64)
     unit = np.where(largest > 0, largest, 1.0)
     reduced = values.astype(np.float64) / unit
-    shift, scale = reduced.mean(axis=0), reduced.std(axis=0)
+    shift = np.average(reduced, axis=0, weights=weights)
+    scale = np.sqrt(np.average((reduced - shift) ** 2, axis=0, weights=weights))
     constant = scale <= 10 * eps * np.abs(shift)
     return Scaling(shift * unit, np.where(constant, constant_scale, scale * unit))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gplsq.kernels import AbstractKernel
+from gplsq.kernels import AbstractKernel, Weighted
 from gplsq.operators import RowTable
 from gplsq.tuning import History, default_kernel, tune
 
@@ -13,7 +13,13 @@ _TUNING_ROWS = 50_000
 
 
 def tune_or_keep(
-    model: Any, X: Any, y: np.ndarray, groups: Any, rng: np.random.Generator
+    model: Any,
+    X: Any,
+    y: np.ndarray,
+    groups: Any,
+    rng: np.random.Generator,
+    weighted: bool,
+    known_noise: float | None,
 ) -> tuple[AbstractKernel, float, History]:
     """Kernel and noise of a `GPRegressor` for standardised data, tuned unless it asks not to.
 
@@ -27,11 +33,16 @@ def tune_or_keep(
         A label for each row, or None.
     rng
         Draws subsets and splits.
+    weighted
+        Whether the last column of X is a weight, by which y is multiplied already.
+    known_noise
+        Noise variance that is not tuned, or None.
     """
-    kernel = default_kernel(X.shape[1]) if model.kernel is None else model.kernel
+    kernel = default_kernel(X.shape[1] - weighted) if model.kernel is None else model.kernel
+    noise_variance = model.noise_variance if known_noise is None else known_noise
     if model.objective is None or np.ptp(y) == 0:
         # A constant target has no held-out loss to improve.
-        noise = 0.01 if isinstance(model.noise_variance, str) else float(model.noise_variance)
+        noise = 0.01 if isinstance(noise_variance, str) else float(noise_variance)
         history = History()
         reason = "objective=None" if model.objective is None else "the target is constant"
         history.message = f"not tuned: {reason}"
@@ -41,21 +52,23 @@ def tune_or_keep(
         X, y = X.take(chosen), y[chosen]
         groups = None if groups is None else np.asarray(groups)[chosen]
     result = tune(
-        kernel,
+        Weighted(kernel) if weighted else kernel,
         X,
         y,
         objective=model.objective,
         loss=model.loss,
-        noise_variance=model.noise_variance,
+        noise_variance=noise_variance,
         optimizer=model.optimizer,
         levels=model.levels,
         start="data" if model.kernel is None else "given",
         num_restarts=model.num_restarts,
         bounds=model.bounds,
-        fixed=model.fixed,
+        fixed=model.fixed if known_noise is None else [*(model.fixed or ()), "noise_variance"],
         priors=model.priors,
         groups=groups,
         random_state=rng,
         verbose=model.verbose,
     )
-    return result.kernel, result.noise_variance, result.history
+    found = result.kernel
+    found = found.kernel if isinstance(found, Weighted) else found
+    return found, result.noise_variance, result.history

@@ -25,3 +25,4 @@ from gplsq.kernels._stationary import Matern32 as Matern32
 from gplsq.kernels._stationary import Matern52 as Matern52
 from gplsq.kernels._stationary import Periodic as Periodic
 from gplsq.kernels._stationary import RationalQuadratic as RationalQuadratic
+from gplsq.kernels._weighted import Weighted as Weighted

@@ -15,6 +15,7 @@ from gplsq.kernels._base import AbstractKernel, Columns, Constant, Product, Scal
 from gplsq.kernels._dot_product import Linear
 from gplsq.kernels._scale_mixtures import mixture_scales
 from gplsq.kernels._stationary import AbstractStationary
+from gplsq.kernels._weighted import Weighted
 
 
 class AbstractFeatureMap(eqx.Module):
@@ -117,6 +118,20 @@ class Pairs(AbstractFeatureMap):
         return products.reshape(X.shape[0], self.size)
 
 
+@savable
+class Multiplied(AbstractFeatureMap):
+    """Features of all columns but the last, multiplied by the last."""
+
+    inner: AbstractFeatureMap
+
+    @property
+    def size(self):
+        return self.inner.size
+
+    def __call__(self, X):
+        return self.inner(X[:, :-1]) * X[:, -1:]
+
+
 @functools.singledispatch
 def random_features(kernel: AbstractKernel, key: Array, num: int, d: int) -> AbstractFeatureMap:
     """A feature map with at most `num` features whose inner products estimate `kernel`.
@@ -199,6 +214,11 @@ def _(kernel: Linear, key, num, d):
 @random_features.register
 def _(kernel: Scaled, key, num, d):
     return _scaled(random_features(kernel.kernel, key, num, d), kernel.variance)
+
+
+@random_features.register
+def _(kernel: Weighted, key, num, d):
+    return Multiplied(random_features(kernel.kernel, key, num, d - 1))
 
 
 @random_features.register

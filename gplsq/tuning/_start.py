@@ -14,6 +14,7 @@ from gplsq.kernels import (
     Matern32,
     Periodic,
     Scaled,
+    Weighted,
 )
 
 # Rows whose distances, all pairs of them, are looked at.
@@ -53,6 +54,9 @@ def start_from_data(
     -------
     kernel, noise_variance
     """
+    if isinstance(kernel, Weighted):
+        started, noise = start_from_data(kernel.kernel, X[:, :-1], y / X[:, -1], rng)
+        return Weighted(started), noise
     n = X.shape[0]
     sample = X[rng.choice(n, size=min(n, _SAMPLE), replace=False)]
     i, j = np.triu_indices(len(sample), k=1)

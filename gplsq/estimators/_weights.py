@@ -1,0 +1,106 @@
+"""Rows that count differently, or are observed with different noise."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gplsq._core import describe
+from gplsq.gp import LowRankPosterior, Posterior
+from gplsq.kernels import Weighted
+from gplsq.operators import RowTable
+
+
+class RowWeights(NamedTuple):
+    """Weights of rows in the sense of `gplsq.kernels.Weighted`.
+
+    Attributes
+    ----------
+    used
+        Which rows of the table are used, shape (n,).
+    weight
+        Of the rows that are, shape (t,).
+    repeats
+        How often each of them counts in the scaling, or None for once.
+    noise_variance
+        Of a row of weight one, in squared units of y, or None where it is to be tuned.
+    """
+
+    used: np.ndarray
+    weight: np.ndarray
+    repeats: np.ndarray | None
+    noise_variance: float | None
+
+    def apply(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The standardised rows that are used, multiplied by their weights."""
+        weight = self.weight.astype(X.dtype)
+        return with_weights(X, weight), y * weight
+
+
+def row_weights(
+    X: np.ndarray | RowTable, y: np.ndarray, sample_weight: Any, noise_variance: Any
+) -> RowWeights | None:
+    """Weights from what `fit` got; None where all rows are alike.
+
+    Raises
+    ------
+    ValueError
+        For numbers that are no weights or variances, or for both at once.
+    """
+    if sample_weight is None and noise_variance is None:
+        return None
+    if sample_weight is not None and noise_variance is not None:
+        msg = "sample_weight and noise_variance cannot both be given: one follows from the other."
+        raise ValueError(msg)
+    if isinstance(X, RowTable):
+        msg = "rows of a RowTable have equal weights and noise; pass an array with these arguments."
+        raise ValueError(msg)
+    if sample_weight is not None:
+        repeats = _checked("sample_weight", sample_weight, len(y), strict=False)
+        used = repeats > 0
+        if used.sum() < 2:
+            msg = "sample_weight must be positive for at least two rows; a fit needs two."
+            raise ValueError(msg)
+        return RowWeights(used, np.sqrt(repeats[used]), repeats[used], None)
+    noise = _checked("noise_variance", noise_variance, len(y), strict=True)
+    # A typical row has weight one, so that the spread of the weights is all they change.
+    typical = float(np.exp(np.mean(np.log(noise))))
+    return RowWeights(np.ones(len(y), bool), np.sqrt(typical / noise), None, typical)
+
+
+def _checked(name: str, values: Any, n: int, *, strict: bool) -> np.ndarray:
+    numbers = np.asarray(values)
+    real = np.issubdtype(numbers.dtype, np.number) and not np.iscomplexobj(numbers)
+    if not real or numbers.shape != (n,):
+        msg = (
+            f"{name} must hold one number for each of the {n} rows; got {describe(numbers)}. In "
+            "cross-validation it is sliced along with them: see set_fit_request."
+        )
+        raise ValueError(msg)
+    numbers = numbers.astype(np.float64)
+    wrong = ~np.isfinite(numbers) | (numbers <= 0 if strict else numbers < 0)
+    if wrong.any():
+        kind = "positive" if strict else "not negative"
+        msg = (
+            f"{name} must be finite and {kind}; got {numbers[wrong][0]!r} in row "
+            f"{np.flatnonzero(wrong)[0]} and {wrong.sum() - 1} more like it."
+        )
+        raise ValueError(msg)
+    return numbers
+
+
+def with_weights(X: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """A table with a last column of weights, one by default."""
+    column = np.ones(len(X), X.dtype) if weight is None else weight
+    return np.column_stack([X, column]).astype(X.dtype)
+
+
+def is_weighted(posterior: Posterior | LowRankPosterior) -> bool:
+    """Whether the last column of a posterior's points is a weight."""
+    return isinstance(posterior.kernel, Weighted)
+
+
+def inducing_points(inducing: Any, columns: int, weighted: bool) -> Any:
+    """Given inducing points with a weight of one, where the points have weights."""
+    if not weighted or np.ndim(inducing) != 2 or np.shape(inducing)[1] != columns - 1:
+        return inducing
+    return with_weights(np.asarray(inducing, np.float64))
