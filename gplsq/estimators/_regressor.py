@@ -194,8 +194,7 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
             A label for each row; `gplsq.tuning.GroupHoldout` holds out rows of a label together.
         sample_weight : array-like of shape (n,), default=None
             A row of weight w has a w-th of the noise variance, and counts w times in the scaling:
-            for a given kernel and noise, whole weights are repeated rows. Rows of weight 0 are
-            left out.
+            whole weights give the mean of repeated rows. Rows of weight 0 are left out.
         noise_variance : array-like of shape (n,), default=None
             The known noise variance of every row, in squared units of y; positive. It is not
             tuned. Not together with `sample_weight`.
@@ -247,11 +246,7 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
             if isinstance(X, RowTable):
                 self._fit(X.standardised(*self._X_scaling), target, groups, rng)
             else:
-                points = self._X_scaling.apply(X, X.dtype)
-                if rows is not None:
-                    points, target = rows.apply(points, target)
-                known = self._known_noise(rows)
-                self._fit(points, target, groups, rng, rows is not None, known)
+                self._fit(self._X_scaling.apply(X, X.dtype), target, groups, rng, rows)
 
     def update(self, X: Any, y: Any) -> "GPRegressor":
         """Take in more rows, with the hyperparameters and the scaling of the fit.
@@ -358,27 +353,29 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         y: np.ndarray,
         groups: Any,
         rng: np.random.Generator,
-        weighted: bool = False,
-        known_noise: float | None = None,
+        rows: RowWeights | None = None,
     ) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""
-        kernel, noise, self.history_ = tune_or_keep(self, X, y, groups, rng, weighted, known_noise)
+        data = (X, y, groups, False) if rows is None else rows.for_tuning(X, y, groups)
+        outcome = tune_or_keep(self, *data, rng, self._known_noise(rows))
+        kernel, noise, self.history_ = outcome
+        constant = np.ptp(y) == 0
         self.kernel_, self.noise_variance_ = kernel, noise
-        kernel = Weighted(kernel) if weighted else kernel
+        if rows is not None:
+            kernel, (X, y) = Weighted(kernel), rows.apply(X, y)
         self.posterior_ = condition(
             *(kernel, X, y),
             noise_variance=noise,
             solver=self.solver,
             rtol=self.rtol,
             form=self.form,
-            inducing=inducing_points(self.inducing, X.shape[1], weighted),
+            inducing=inducing_points(self.inducing, X.shape[1], rows is not None),
             num_features=self.num_features,
             memory=self.memory,
             mesh=self.mesh,
             key=jax.random.key(int(rng.integers(2**31))),
         )
         check_finite_mean(self.posterior_)
-        constant = np.all(y == 0) if self.standardize else np.ptp(y) == 0
         self.calibration_ = (
             Calibration(1.0, noise) if constant else calibrate_by_rows(self.posterior_, rng)
         )

@@ -17,8 +17,8 @@ def tune_or_keep(
     X: Any,
     y: np.ndarray,
     groups: Any,
-    rng: np.random.Generator,
     weighted: bool,
+    rng: np.random.Generator,
     known_noise: float | None,
 ) -> tuple[AbstractKernel, float, History]:
     """Kernel and noise of a `GPRegressor` for standardised data, tuned unless it asks not to.

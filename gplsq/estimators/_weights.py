@@ -30,6 +30,19 @@ class RowWeights(NamedTuple):
     repeats: np.ndarray | None
     noise_variance: float | None
 
+    def for_tuning(
+        self, X: np.ndarray, y: np.ndarray, groups: Any
+    ) -> tuple[np.ndarray, np.ndarray, Any, bool]:
+        """Rows and groups for the tuner, and whether the rows have weights.
+
+        Whole weights are repeated rows for it, which also shares them out between subsets.
+        """
+        groups = None if groups is None else np.asarray(groups)
+        if self.repeats is None or np.any(self.repeats != np.round(self.repeats)):
+            return *self.apply(X, y), groups, True
+        index = np.repeat(np.arange(len(y)), self.repeats.astype(int))
+        return X[index], y[index], None if groups is None else groups[index], False
+
     def apply(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The standardised rows that are used, multiplied by their weights."""
         weight = self.weight.astype(X.dtype)
@@ -58,7 +71,7 @@ def row_weights(
         repeats = _checked("sample_weight", sample_weight, len(y), strict=False)
         used = repeats > 0
         if used.sum() < 2:
-            msg = "sample_weight must be positive for at least two rows; a fit needs two."
+            msg = "sample_weight is zero for all rows, or all but one; a fit needs two rows."
             raise ValueError(msg)
         return RowWeights(used, np.sqrt(repeats[used]), repeats[used], None)
     noise = _checked("noise_variance", noise_variance, len(y), strict=True)

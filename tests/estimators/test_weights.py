@@ -155,7 +155,7 @@ def test_cross_validation_slices_them(table, name):
         ),
         ({"sample_weight": -np.ones(N)}, "sample_weight must be finite and not negative"),
         ({"sample_weight": np.full(N, np.nan)}, "sample_weight must be finite"),
-        ({"sample_weight": np.zeros(N)}, "positive for at least two rows"),
+        ({"sample_weight": np.zeros(N)}, "sample_weight is zero for all rows"),
         ({"sample_weight": np.array(["a"] * N)}, "sample_weight must hold one number"),
         ({"noise_variance": np.zeros(N)}, "noise_variance must be finite and positive"),
         ({"noise_variance": np.ones((N, 2))}, "noise_variance must hold one number"),
