@@ -1,0 +1,247 @@
+"""One constrained step: linearise, project, correct, restore, report."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from gplsq._core import STATUS, column_norm
+from gplsq.constraints._active_set import Held, hold
+from gplsq.constraints._params import Movable
+from gplsq.constraints._projection import Projection, is_dense, project_with, worse
+from gplsq.constraints._residuals import (
+    Rows,
+    check_batch,
+    flat_residuals,
+    pinned_entries,
+    root_mean_square,
+    rows_of,
+    violation_of,
+)
+from gplsq.constraints._settings import Settings, rate_at
+from gplsq.constraints._state import warn_of_rows
+from gplsq.operators import Composed, Diagonal, Function
+
+# Adaptive damping, relative to the root mean square of the lengths of the Jacobian's rows.
+DAMPING_START = 1e-2
+_DAMPING_RANGE = (1e-6, 1e2)
+# How fast it follows, and by how much at most in a step.
+_GAIN, _CHANGE = 0.1, 1.1
+
+
+class Point(NamedTuple):
+    """A constraint at the current parameters."""
+
+    layout: Movable
+    params: PyTree
+    batch: PyTree
+    step: Array
+    settings: Settings
+    rows: Rows
+    theta: Float[Array, " n"]
+    residuals: Float[Array, " p"]
+    projection: Projection | None  # None where all there is are pinned entries
+    damp: Array  # for the report
+    pinned: Bool[Array, " n"] | None
+    pull: Float[Array, " n"] | None
+
+    def evaluate(self, theta: Float[Array, " n"]) -> Float[Array, " p"]:
+        """Residuals elsewhere; parameters are rounded as they will be."""
+        params = self.layout.insert(self.params, theta)
+        dtype = self.layout.dtype
+        return flat_residuals(self.settings.constraint, params, self.batch, self.step, dtype)
+
+    def violation(self, theta: Float[Array, " n"], residuals: Float[Array, " p"]) -> Array:
+        """Root mean square of what is violated."""
+        amounts = violation_of(residuals, self.rows.inequality)
+        if self.pinned is None:
+            return root_mean_square(amounts)
+        held = jnp.where(self.pinned, theta, 0)
+        count = jnp.maximum(jnp.sum(self.pinned), 1).astype(theta.dtype)
+        of_pinned = root_mean_square(held) * jnp.sqrt(held.size / count)
+        if amounts.size == 0:
+            return of_pinned
+        total = amounts.size * root_mean_square(amounts) ** 2 + count * of_pinned**2
+        return jnp.sqrt(total / (amounts.size + count))
+
+    def free(self, flat: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The part of a vector that pinned entries have no share in."""
+        return flat if self.pinned is None else jnp.where(self.pinned, 0, flat)
+
+    @property
+    def num_free(self) -> Array:
+        """Parameters that are not pinned."""
+        n = jnp.asarray(self.theta.size, self.theta.dtype)
+        return n if self.pinned is None else n - jnp.sum(self.pinned)
+
+
+def linearise(
+    layout: Movable,
+    params: PyTree,
+    batch: PyTree,
+    step: Array,
+    settings: Settings,
+    damping: Array,
+    expected: int | None,
+    metric: Float[Array, " n"] | None = None,
+) -> Point:
+    """Residuals and Jacobian at `params`, by one linearisation.
+
+    Raises
+    ------
+    ValueError
+        If a batch is missing or not wanted, or the number of residuals differs from `expected`.
+    """
+    constraint, dtype = settings.constraint, layout.dtype
+    check_batch(constraint, batch)
+    rows = rows_of(constraint, params, batch, step, dtype)
+    if expected is not None and rows.size != expected:
+        msg = (
+            f"a constraint must return the same number of residuals at every step; got {rows.size} "
+            f"after {expected} at init. Keep the shapes, for example by batches of one size."
+        )
+        raise ValueError(msg)
+    theta = layout.ravel(params)
+    pinned, pull = pinned_entries(constraint, params, step, layout)
+    if settings.undamped and rows.size > layout.size and not rows.any_inequality and settings.warn:
+        warn_of_rows(rows.size, layout.size)
+
+    def residuals_at(flat: Array) -> Array:
+        return flat_residuals(constraint, layout.insert(params, flat), batch, step, dtype)
+
+    zero = jnp.zeros((), dtype)
+    if rows.size == 0:
+        empty = jnp.zeros(0, dtype)
+        return Point(
+            layout, params, batch, step, settings, rows, theta, empty, None, zero, pinned, pull
+        )
+    residuals, derivative = jax.linearize(residuals_at, theta)
+    jacobian = Function(derivative, jax.ShapeDtypeStruct(theta.shape, dtype))
+    if pinned is not None:
+        jacobian = Composed(jacobian, Diagonal(jnp.where(pinned, 0, 1).astype(dtype)))
+    if metric is not None:
+        jacobian = Composed(jacobian, Diagonal(metric))
+    damp = None
+    if settings.adaptive:
+        damp = damping * _row_length(jacobian)
+    elif not settings.undamped:
+        damp = rate_at(settings.damp, step, dtype)
+    dense = is_dense(rows.size, layout.size, settings.solver)
+    projection = project_with(jacobian, settings.solver, damp, dense)
+    shown = zero if damp is None else damp
+    return Point(
+        layout, params, batch, step, settings, rows, theta, residuals, projection, shown, pinned,
+        pull,
+    )  # fmt: skip
+
+
+def _row_length(jacobian: Any) -> Array:
+    """Root mean square of the lengths of the rows, by one sign vector (Hutchinson 1990)."""
+    rows, dtype = jacobian.shape[0], jacobian.dtype
+    signs = jax.random.rademacher(jax.random.key(1), (rows,), dtype)
+    length = column_norm(jacobian.rmv(signs)) / np.sqrt(rows)
+    return jnp.where(length > 0, length, 1).astype(dtype)
+
+
+def project_gradient(
+    point: Point, gradient: Float[Array, " n"], start: Array | None, active: Array | None
+) -> tuple[Float[Array, " n"], Held | None]:
+    """The part of the gradient along the constraint, and the multipliers of the rest."""
+    inside = point.free(gradient)
+    if point.projection is None:
+        return inside, None
+    candidates = None
+    if point.rows.any_inequality:
+        # Rows at their bound, or that held the last step; a mini-batch has no last step.
+        c = point.residuals
+        candidates = c >= -1e-5 * jnp.max(jnp.abs(c))
+        candidates = candidates if active is None else candidates | active
+    rest = jnp.zeros_like(point.residuals)
+    held = hold(point.projection, -inside, rest, point.rows.inequality, start, candidates)
+    return inside + held.step.value, held
+
+
+def project_update(
+    point: Point,
+    update: Float[Array, " n"],
+    start: Array | None,
+    metric: Float[Array, " n"] | None = None,
+) -> tuple[Float[Array, " n"], Float[Array, " n"], Held | None]:
+    """The update that keeps and corrects the linearised constraint, its part along it, and m."""
+    dtype = update.dtype
+    if point.pinned is not None:
+        update = jnp.where(point.pinned, -point.pull * point.theta, update)
+    if point.projection is None:
+        return update, point.free(update), None
+    c, rate = point.residuals, rate_at(point.settings.correction_rate, point.step, dtype)
+    target = jnp.where(point.rows.inequality & (c < 0), c, rate * c)
+    moved = update if metric is None else update / metric
+    if point.pinned is not None:
+        # What pinned entries do to the residuals is known: it goes to the right-hand side.
+        target = target + _of_pinned(point, update)
+    held = hold(point.projection, point.free(moved), target, point.rows.inequality, start)
+    back = held.step.value if metric is None else held.step.value * metric
+    return update - back, point.free(update - back), held
+
+
+def _of_pinned(point: Point, update: Array) -> Array:
+    fixed = jnp.where(point.pinned, update, 0)
+    return jax.jvp(point.evaluate, (point.theta,), (fixed,))[1]
+
+
+def restore(
+    point: Point, update: Float[Array, " n"], metric: Array | None = None
+) -> tuple[Float[Array, " n"], Array, Array, Array, Array]:
+    """Newton corrections after a step, with the Jacobian it was made with.
+
+    Each is taken only if it lowers the violation. Returns the update, the violation after it, the
+    number of corrections, their solver steps and their worst status.
+    """
+    settings, zero = point.settings, jnp.zeros((), jnp.int32)
+    after = point.evaluate(point.theta + update)
+    violation = point.violation(point.theta + update, after)
+    fine = jnp.asarray(STATUS.EXACT, jnp.int32)
+    projection = point.projection
+    if projection is None or not settings.restores:
+        return update, violation, zero, zero, fine
+    tolerance = rate_at(settings.tolerance, point.step, update.dtype)
+    limit = jnp.asarray(settings.restoration_steps, jnp.int32)
+
+    def unfinished(carry):
+        _, _, violation, taken, _, _, improved = carry
+        return (taken < limit) & (violation > tolerance) & improved
+
+    def correct(carry):
+        update, after, violation, taken, steps, status, _ = carry
+        still = jnp.zeros_like(update)
+        held = hold(projection, still, after, point.rows.inequality)
+        back = held.step.value if metric is None else held.step.value * metric
+        trial = update - back
+        residuals = point.evaluate(point.theta + trial)
+        new = point.violation(point.theta + trial, residuals)
+        better = new < violation
+        chosen = jax.tree.map(
+            lambda a, b: jnp.where(better, a, b),
+            (trial, residuals, new, taken + 1),
+            (update, after, violation, taken),
+        )
+        return *chosen, steps + held.step.num_steps, worse(held.step.status, status), better
+
+    carry = (update, after, violation, zero, zero, fine, jnp.ones((), bool))
+    update, _, violation, taken, steps, status, _ = jax.lax.while_loop(unfinished, correct, carry)
+    return update, violation, taken, steps, status
+
+
+def next_damping(settings: Settings, damping: Array, violation: Array, step: Array) -> Array:
+    """Damping follows the violation: more freedom below the tolerance, less above it."""
+    if not settings.adaptive:
+        return damping
+    tolerance = rate_at(settings.tolerance, step, damping.dtype)
+    tiny = jnp.finfo(damping.dtype).tiny
+    ratio = (tolerance + tiny) / (violation + tiny)
+    change = jnp.clip(ratio**_GAIN, 1 / _CHANGE, _CHANGE)
+    low, high = _DAMPING_RANGE
+    new = jnp.clip(damping * change, low, high).astype(damping.dtype)
+    return jnp.where(jnp.isfinite(violation), new, damping)
