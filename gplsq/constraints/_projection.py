@@ -10,7 +10,7 @@ multipliers. J is touched by its products alone, or, where there are few residua
 backward pass each and factorised.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
