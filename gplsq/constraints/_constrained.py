@@ -129,7 +129,7 @@ def constrained(
         count = state.constraint.count + 1
         return moved, ConstrainedState(state.inner, state.constraint._replace(count=count))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _twice(
@@ -147,8 +147,7 @@ def _twice(
     expected = expected_rows(old)
     point = linearise(layout, params, batch, old.count, settings, old.damping, expected)
     gradient = layout.ravel(updates)
-    active = None if settings.constraint.takes_batch else old.report.active
-    along, of_gradient = project_gradient(point, gradient, old.of_gradient, active)
+    along, of_gradient = project_gradient(point, gradient, old.of_gradient, old.reach)
     proposed, inside = inner.update(layout.insert(updates, along), state.inner, params, **extra)
     wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update)
     outcome = finish(point, wanted, held, old, of_gradient)
@@ -156,6 +155,9 @@ def _twice(
         gradient_norm=plain_norm(gradient), projected_gradient_norm=plain_norm(along)
     )
     after = settle(settings, old, report, of_gradient, held)
+    length, size = plain_norm(layout.ravel(proposed)), plain_norm(along)
+    seen = (size > 0) & jnp.isfinite(length) & jnp.isfinite(size)
+    after = after._replace(reach=jnp.where(seen, length / jnp.where(seen, size, 1), old.reach))
     inside = _unless(outcome.skipped, inside, state.inner)
     return layout.insert(proposed, outcome.update), ConstrainedState(inside, after)
 

@@ -151,7 +151,7 @@ def augmented_lagrangian(
         moved = layout.insert(updates, gradient + added)
         return moved, LagrangianState(step + 1, multipliers, of_pinned, report)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def penalty(
@@ -197,7 +197,7 @@ def lagrangian_optimizer(
         moved, after = inner.update(updates, state.inner, params, **extra)
         return moved, ConstrainedState(after, dual)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _clipped(m: Array, inequality: Any) -> Array:

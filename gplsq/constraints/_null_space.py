@@ -142,7 +142,7 @@ def null_space(
         moved, state = _when_started(settings, state, act, flat)
         return layout.insert(updates, moved), state._replace(count=state.count + 1)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def init_state(settings: Settings, params: PyTree) -> NullSpaceState:
@@ -200,19 +200,22 @@ def finish(
     if settings.warn:
         warn_of_non_finite(broken)
         warn_of_growth(growth, begin, before)
-        if point.projection is not None:
+        if point.projection is not None and not point.rows.any_inequality:
             seen = state.report.null_space_dimension  # NaN before the first measurement
             warn_of_vanished((left < 0.5) & ~(seen < 0.5))
     old = state.report
     shown = held if gradient is None else gradient
     keeps = old.multipliers is not None
+    active = old.active
+    for one in held_all if keeps else []:
+        active = one.active if one is held_all[0] else active | one.active
     report = Report(
         violation_before=before,
         violation_after=after,
         gradient_norm=jnp.full((), jnp.nan, dtype),
         projected_gradient_norm=jnp.full((), jnp.nan, dtype),
         multipliers=shown.step.multipliers if keeps and shown is not None else old.multipliers,
-        active=held.active if keeps and held is not None else old.active,
+        active=active,
         num_steps=steps.astype(jnp.int32),
         restorations=taken.astype(jnp.int32),
         status=status,
@@ -247,6 +250,7 @@ def settle(
         kept(state.of_gradient, gradient),
         kept(state.of_update, update),
         begin,
+        state.reach,
         report,
     )
 

@@ -59,7 +59,7 @@ class Movable(eqx.Module):
 
 def is_floating(leaf: Any) -> bool:
     """Whether a leaf is an array of real floating-point numbers."""
-    return hasattr(leaf, "shape") and jnp.issubdtype(getattr(leaf, "dtype", None), jnp.floating)
+    return hasattr(leaf, "shape") and jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating)
 
 
 def movable(params: PyTree, updates: PyTree | None = None) -> Movable:
@@ -80,7 +80,7 @@ def movable(params: PyTree, updates: PyTree | None = None) -> Movable:
         raise ValueError(msg)
     leaves, structure = jax.tree.flatten(params)
     for leaf in leaves:
-        if jnp.issubdtype(getattr(leaf, "dtype", None), jnp.complexfloating):
+        if jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.complexfloating):
             msg = (
                 f"params must hold real numbers; got {describe(leaf)}. Keep real and imaginary "
                 "parts as two leaves."

@@ -109,7 +109,12 @@ class Projection(eqx.Module):
 
         def once(b):
             inside = inverse * matmul(V.T, b)
-            return matmul(U, inverse * s * inside), matmul(V, inverse * inside)
+            m = matmul(V, inverse * inside)
+            if self.damp is not None and V.shape[0] > V.shape[1]:
+                # Outside the range of J only damping holds m back.
+                outside = b - matmul(V, matmul(V.T, b))
+                m = m + jnp.where(d > _cutoff(factors), outside / jnp.where(d > 0, d, 1) ** 2, 0)
+            return matmul(U, inverse * s * inside), m
 
         x, m = once(rhs)
         # What rounding left: one round of refinement with J itself.
@@ -143,7 +148,7 @@ class Projection(eqx.Module):
         """`sum s^2 / (s^2 + damp^2)`: the numerical rank of J if undamped.
 
         From the singular values where they are known, otherwise by Hutchinson's estimator with
-        four sign vectors (exact where J has full column rank). Cost: one block solve.
+        four sign vectors on its smaller side (exact where J has full rank). Cost: one block solve.
         """
         if self.factors is not None:
             A = self.jacobian.rmv(jnp.eye(self.jacobian.shape[0], dtype=self.jacobian.dtype))
@@ -154,10 +159,11 @@ class Projection(eqx.Module):
         p, n = self.jacobian.shape
         A, key = Transposed(self.jacobian), jax.random.key(0)
         signs = jax.random.rademacher(key, (min(n, p), 4), self.jacobian.dtype)
-        rhs = self.jacobian.mv(signs if n <= p else self.jacobian.rmv(signs))
+        rhs = self.jacobian.mv(signs) if n <= p else signs
         prepared = self.solver.prepare(A, self.damp, None)
-        x, m, _, _ = self.solver.run_adjoint(prepared, A, self.damp, rhs, None)
-        return jnp.mean(jnp.sum(signs * (x if n <= p else m), axis=0))
+        x = self.solver.run_adjoint(prepared, A, self.damp, rhs, None)[0]
+        projected = x if n <= p else self.jacobian.mv(x)
+        return jnp.mean(jnp.sum(signs * projected, axis=0))
 
     def with_rows(self, mask: Float[Array, " p"]) -> "Projection":
         """The same with only the rows where `mask` is 1; the others are zero."""
@@ -170,7 +176,7 @@ def _with_reference(solver: LSMR, size: Array) -> LSMR:
     rtol = default_rtol(size.dtype) if solver.rtol is None else solver.rtol
     atol = 0 if solver.atol is None else solver.atol
     wanted = jnp.maximum(jnp.asarray(rtol, size.dtype) * size, atol)
-    return LSMR(solver.rtol, wanted, solver.max_steps, solver.condition_limit)
+    return eqx.tree_at(lambda s: s.atol, solver, wanted, is_leaf=lambda leaf: leaf is None)
 
 
 def is_dense(rows: int, columns: int, solver: AbstractLeastSquares | None) -> bool:

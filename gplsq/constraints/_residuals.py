@@ -41,7 +41,7 @@ def flat_residuals(
     for part in constraint.parts():
         leaves = jax.tree.leaves(part.residuals(params, batch, step))
         name = type(part).__name__
-        if sum(jnp.size(leaf) for leaf in leaves) == 0 and part.pinned(params, step) is None:
+        if sum(jnp.size(leaf) for leaf in leaves) == 0 and not _pins(part):
             msg = (
                 f"{name} must return at least one residual; got none. Return an array or a pytree "
                 "of arrays that shall be zero (or not positive)."
@@ -58,6 +58,11 @@ def flat_residuals(
                 raise TypeError(msg)
             pieces.append(jnp.ravel(leaf).astype(dtype))
     return jnp.concatenate(pieces) if pieces else jnp.zeros(0, dtype)
+
+
+def _pins(part: AbstractConstraint) -> bool:
+    """Whether a constraint may hold entries at zero, which then are not among its residuals."""
+    return type(part).pinned is not AbstractConstraint.pinned
 
 
 def rows_of(

@@ -65,6 +65,7 @@ class NullSpaceState(NamedTuple):
     of_gradient: Float[Array, " p"] | None
     of_update: Float[Array, " p"] | None
     streak_from: Float[Array, ""]  # violation before it began to grow
+    reach: Float[Array, ""]  # length of an update for a projected gradient of length 1
     report: Report
 
 
@@ -108,7 +109,8 @@ def blank_state(rows: Rows | None, dtype: Any, damping: float, keep: bool) -> Nu
     zero = jnp.zeros((), jnp.int32)
     start = jnp.asarray(damping, dtype)
     report = blank_report(rows, dtype)
-    return NullSpaceState(zero, start, guess, guess, jnp.full((), jnp.nan, dtype), report)
+    nan, none = jnp.full((), jnp.nan, dtype), jnp.zeros((), dtype)
+    return NullSpaceState(zero, start, guess, guess, nan, none, report)
 
 
 def growth_of(state: NullSpaceState, violation: Array) -> tuple[Array, Array]:

@@ -77,17 +77,15 @@ class Point(NamedTuple):
         return n if self.pinned is None else n - jnp.sum(self.pinned)
 
 
-def linearise(
+def bare_point(
     layout: Movable,
     params: PyTree,
     batch: PyTree,
     step: Array,
     settings: Settings,
-    damping: Array,
-    expected: int | None,
-    metric: Float[Array, " n"] | None = None,
+    expected: int | None = None,
 ) -> Point:
-    """Residuals and Jacobian at `params`, by one linearisation.
+    """Residuals at `params`, without their derivative.
 
     Raises
     ------
@@ -105,22 +103,34 @@ def linearise(
         raise ValueError(msg)
     theta = layout.ravel(params)
     pinned, pull = pinned_entries(constraint, params, step, layout)
+    residuals = flat_residuals(constraint, params, batch, step, dtype)
+    zero = jnp.zeros((), dtype)
+    return Point(
+        layout, params, batch, step, settings, rows, theta, residuals, None, zero, pinned, pull
+    )
+
+
+def linearise(
+    layout: Movable,
+    params: PyTree,
+    batch: PyTree,
+    step: Array,
+    settings: Settings,
+    damping: Array,
+    expected: int | None,
+    metric: Float[Array, " n"] | None = None,
+) -> Point:
+    """Residuals and Jacobian at `params`, by one linearisation."""
+    point = bare_point(layout, params, batch, step, settings, expected)
+    rows, dtype = point.rows, layout.dtype
     if settings.undamped and rows.size > layout.size and not rows.any_inequality and settings.warn:
         warn_of_rows(rows.size, layout.size)
-
-    def residuals_at(flat: Array) -> Array:
-        return flat_residuals(constraint, layout.insert(params, flat), batch, step, dtype)
-
-    zero = jnp.zeros((), dtype)
     if rows.size == 0:
-        empty = jnp.zeros(0, dtype)
-        return Point(
-            layout, params, batch, step, settings, rows, theta, empty, None, zero, pinned, pull
-        )
-    residuals, derivative = jax.linearize(residuals_at, theta)
-    jacobian = Function(derivative, jax.ShapeDtypeStruct(theta.shape, dtype))
-    if pinned is not None:
-        jacobian = Composed(jacobian, Diagonal(jnp.where(pinned, 0, 1).astype(dtype)))
+        return point
+    residuals, derivative = jax.linearize(point.evaluate, point.theta)
+    jacobian = Function(derivative, jax.ShapeDtypeStruct(point.theta.shape, dtype))
+    if point.pinned is not None:
+        jacobian = Composed(jacobian, Diagonal(jnp.where(point.pinned, 0, 1).astype(dtype)))
     if metric is not None:
         jacobian = Composed(jacobian, Diagonal(metric))
     damp = None
@@ -130,11 +140,8 @@ def linearise(
         damp = rate_at(settings.damp, step, dtype)
     dense = is_dense(rows.size, layout.size, settings.solver)
     projection = project_with(jacobian, settings.solver, damp, dense)
-    shown = zero if damp is None else damp
-    return Point(
-        layout, params, batch, step, settings, rows, theta, residuals, projection, shown, pinned,
-        pull,
-    )  # fmt: skip
+    shown = point.damp if damp is None else damp
+    return point._replace(residuals=residuals, projection=projection, damp=shown)
 
 
 def _row_length(jacobian: Any) -> Array:
@@ -146,20 +153,21 @@ def _row_length(jacobian: Any) -> Array:
 
 
 def project_gradient(
-    point: Point, gradient: Float[Array, " n"], start: Array | None, active: Array | None
+    point: Point, gradient: Float[Array, " n"], start: Array | None, reach: Array
 ) -> tuple[Float[Array, " n"], Held | None]:
-    """The part of the gradient along the constraint, and the multipliers of the rest."""
+    """The part of the gradient along the constraint, and the multipliers of the rest.
+
+    `reach` is the length of an update for a gradient of length 1, as last seen: an inequality
+    counts as far as a step of that length would come up against it.
+    """
     inside = point.free(gradient)
     if point.projection is None:
         return inside, None
-    candidates = None
+    room = jnp.zeros_like(point.residuals)
     if point.rows.any_inequality:
-        # Rows at their bound, or that held the last step; a mini-batch has no last step.
-        c = point.residuals
-        candidates = c >= -1e-5 * jnp.max(jnp.abs(c))
-        candidates = candidates if active is None else candidates | active
-    rest = jnp.zeros_like(point.residuals)
-    held = hold(point.projection, -inside, rest, point.rows.inequality, start, candidates)
+        c = jnp.where(point.rows.inequality, jnp.minimum(point.residuals, 0), 0)
+        room = jnp.maximum(c / jnp.maximum(reach, 1e-20), -1e20)
+    held = hold(point.projection, -inside, room, point.rows.inequality, start)
     return inside + held.step.value, held
 
 
@@ -171,7 +179,7 @@ def project_update(
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Held | None]:
     """The update that keeps and corrects the linearised constraint, its part along it, and m."""
     dtype = update.dtype
-    if point.pinned is not None:
+    if point.pinned is not None and point.pull is not None:
         update = jnp.where(point.pinned, -point.pull * point.theta, update)
     if point.projection is None:
         return update, point.free(update), None
@@ -180,15 +188,11 @@ def project_update(
     moved = update if metric is None else update / metric
     if point.pinned is not None:
         # What pinned entries do to the residuals is known: it goes to the right-hand side.
-        target = target + _of_pinned(point, update)
+        fixed = jnp.where(point.pinned, update, 0)
+        target = target + jax.jvp(point.evaluate, (point.theta,), (fixed,))[1]
     held = hold(point.projection, point.free(moved), target, point.rows.inequality, start)
     back = held.step.value if metric is None else held.step.value * metric
     return update - back, point.free(update - back), held
-
-
-def _of_pinned(point: Point, update: Array) -> Array:
-    fixed = jnp.where(point.pinned, update, 0)
-    return jax.jvp(point.evaluate, (point.theta,), (fixed,))[1]
 
 
 def restore(
