@@ -150,7 +150,7 @@ def _twice(
     along, of_gradient = project_gradient(point, gradient, old.of_gradient, old.reach)
     proposed, inside = inner.update(layout.insert(updates, along), state.inner, params, **extra)
     wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update)
-    outcome = finish(point, wanted, held, old, of_gradient)
+    outcome = finish(point, wanted, held, old, gradient, of_gradient)
     report = outcome.report._replace(
         gradient_norm=plain_norm(gradient), projected_gradient_norm=plain_norm(along)
     )
@@ -179,7 +179,7 @@ def _in_metric(
     expected = expected_rows(old)
     point = linearise(layout, params, batch, old.count, settings, old.damping, expected, metric)
     wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update, metric)
-    outcome = finish(point, wanted, held, old, metric=metric)
+    outcome = finish(point, wanted, held, old, layout.ravel(updates), metric=metric)
     report = outcome.report._replace(gradient_norm=plain_norm(layout.ravel(updates)))
     after = settle(settings, old, report, None, held)
     inside = _unless(outcome.skipped, inside, state.inner)

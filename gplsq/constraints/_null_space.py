@@ -13,7 +13,7 @@ from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import movable
 from gplsq.constraints._projection import is_dense, worse
 from gplsq.constraints._residuals import rows_at_init
-from gplsq.constraints._settings import Rate, Settings, checked_settings
+from gplsq.constraints._settings import Rate, Settings, checked_settings, rate_at
 from gplsq.constraints._state import (
     NullSpaceState,
     Report,
@@ -133,7 +133,7 @@ def null_space(
                 layout, params, constraint_batch, state.count, settings, state.damping, expected
             )
             moved, along, held = project_update(point, flat, state.of_update)
-            outcome = finish(point, moved, held, state)
+            outcome = finish(point, moved, held, state, flat)
             report = outcome.report._replace(
                 gradient_norm=plain_norm(flat), projected_gradient_norm=plain_norm(along)
             )
@@ -181,10 +181,11 @@ def finish(
     update: Array,
     held: Held | None,
     state: NullSpaceState,
+    asked: Array,
     gradient: Held | None = None,
     metric: Array | None = None,
 ) -> Outcome:
-    """Restore, refuse what is not finite, measure, warn."""
+    """Restore, refuse what is not finite, measure, warn. `asked` is what came in to be projected."""
     settings, dtype = point.settings, update.dtype
     wanted_finite = jnp.all(jnp.isfinite(update))
     moved, after, taken, steps, status = restore(point, update, metric)
@@ -192,15 +193,21 @@ def finish(
     for one in held_all:
         status, steps = worse(one.step.status, status), steps + one.step.num_steps
     before = point.violation(point.theta, point.residuals)
-    broken = ~jnp.isfinite(before) | (status == STATUS.NON_FINITE) & ~wanted_finite
-    status = jnp.where(broken, STATUS.NON_FINITE, status).astype(jnp.int32)
+    failed = (status == STATUS.NON_FINITE) | ~wanted_finite
+    # NaN in what was asked for is not the constraint's, and stays to be seen.
+    broken = ~jnp.isfinite(before) | failed & jnp.all(jnp.isfinite(asked))
+    status = jnp.where(broken | failed, STATUS.NON_FINITE, status).astype(jnp.int32)
     after = jnp.where(broken, before, after)
     growth, begin = growth_of(state, before)
     rank, left = _measured_rank(point, held, state)
     if settings.warn:
         warn_of_non_finite(broken)
-        warn_of_growth(growth, begin, before)
-        if point.projection is not None and not point.rows.any_inequality:
+        if point.pinned is None:  # a schedule of sparsity makes its own violation grow
+            excess = before
+            if settings.adaptive:  # up to the tolerance it is meant to grow
+                excess = jnp.maximum(before - rate_at(settings.tolerance, point.step, dtype), 0)
+            warn_of_growth(growth, begin, excess)
+        if point.projection is not None and not (point.rows.any_inequality or settings.adaptive):
             seen = state.report.null_space_dimension  # NaN before the first measurement
             warn_of_vanished((left < 0.5) & ~(seen < 0.5))
     old = state.report
