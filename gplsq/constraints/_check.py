@@ -148,6 +148,6 @@ def check_constraint(
         stats = method.run(prepared, A, None, probe, None)[3]
         condition = float(stats.condition_estimate[0])
     return ConstraintCheck(
-        p, n, pinned, violation, rank, exact, condition, free - rank, seconds,
+        p, layout.size, pinned, violation, rank, exact, condition, free - rank, seconds,
         int(solved.num_steps), STATUS(int(solved.status)),
     )  # fmt: skip

@@ -5,13 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from gplsq._core import check_choice, describe, plain_norm
+from gplsq._core import check_choice, describe
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._lagrangian import lagrangian_optimizer
-from gplsq.constraints._metric import adam_metric
-from gplsq.constraints._null_space import expected_rows, finish, init_state, settle
+from gplsq.constraints._null_space import Outcome, expected_rows, finish, init_state, settle, unless
 from gplsq.constraints._params import Movable, movable
 from gplsq.constraints._settings import Rate, Settings, checked_settings
 from gplsq.constraints._state import ConstrainedState, NullSpaceState
@@ -111,11 +110,13 @@ def constrained(
         constraint_batch: PyTree = None,
         **extra: Any,
     ) -> tuple[PyTree, ConstrainedState]:
-        layout = movable(params, updates)
+        everything = movable(params, updates)
 
         def act(state: ConstrainedState) -> tuple[PyTree, ConstrainedState]:
             once = _in_metric if projection == "metric" else _twice
-            return once(settings, inner, layout, updates, state, params, constraint_batch, extra)
+            return once(
+                settings, inner, everything, updates, state, params, constraint_batch, extra
+            )
 
         def idle(state: ConstrainedState) -> tuple[PyTree, ConstrainedState]:
             moved, after = inner.update(updates, state.inner, params, **extra)
@@ -135,7 +136,7 @@ def constrained(
 def _twice(
     settings: Settings,
     inner: optax.GradientTransformationExtraArgs,
-    layout: Movable,
+    everything: Movable,
     updates: PyTree,
     state: ConstrainedState,
     params: PyTree,
@@ -145,27 +146,28 @@ def _twice(
     """Both projections."""
     old: NullSpaceState = state.constraint
     expected = expected_rows(old)
-    point = linearise(layout, params, batch, old.count, settings, old.damping, expected)
+    point = linearise(everything, params, batch, old.count, settings, old.damping, expected)
+    layout = point.layout
     gradient = layout.ravel(updates)
     along, of_gradient = project_gradient(point, gradient, old.of_gradient, old.reach)
-    proposed, inside = inner.update(layout.insert(updates, along), state.inner, params, **extra)
+    projected = layout.insert(updates, along)
+    proposed, inside = inner.update(projected, state.inner, params, **extra)
     wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update)
     outcome = finish(point, wanted, held, old, gradient, of_gradient)
+    size, length = everything.norm(projected), everything.norm(proposed)
     report = outcome.report._replace(
-        gradient_norm=plain_norm(gradient), projected_gradient_norm=plain_norm(along)
+        gradient_norm=everything.norm(updates), projected_gradient_norm=size
     )
     after = settle(settings, old, report, of_gradient, held)
-    length, size = plain_norm(layout.ravel(proposed)), plain_norm(along)
     seen = (size > 0) & jnp.isfinite(length) & jnp.isfinite(size)
     after = after._replace(reach=jnp.where(seen, length / jnp.where(seen, size, 1), old.reach))
-    inside = _unless(outcome.skipped, inside, state.inner)
-    return layout.insert(proposed, outcome.update), ConstrainedState(inside, after)
+    return _result(outcome, layout, proposed, inside, state, after)
 
 
 def _in_metric(
     settings: Settings,
     inner: optax.GradientTransformationExtraArgs,
-    layout: Movable,
+    everything: Movable,
     updates: PyTree,
     state: ConstrainedState,
     params: PyTree,
@@ -175,24 +177,27 @@ def _in_metric(
     """One projection, in the metric of the optimiser."""
     old: NullSpaceState = state.constraint
     proposed, inside = inner.update(updates, state.inner, params, **extra)
-    metric = adam_metric(inside, layout)
     expected = expected_rows(old)
-    point = linearise(layout, params, batch, old.count, settings, old.damping, expected, metric)
-    wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update, metric)
-    outcome = finish(point, wanted, held, old, layout.ravel(updates), metric=metric)
-    report = outcome.report._replace(gradient_norm=plain_norm(layout.ravel(updates)))
+    point = linearise(everything, params, batch, old.count, settings, old.damping, expected, inside)
+    layout = point.layout
+    wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update)
+    outcome = finish(point, wanted, held, old, layout.ravel(updates))
+    report = outcome.report._replace(gradient_norm=everything.norm(updates))
     after = settle(settings, old, report, None, held)
-    inside = _unless(outcome.skipped, inside, state.inner)
-    return layout.insert(proposed, outcome.update), ConstrainedState(inside, after)
+    return _result(outcome, layout, proposed, inside, state, after)
 
 
-def _unless(skipped: Array, new: PyTree, old: PyTree) -> PyTree:
-    """`new`, or `old` where the step was not taken."""
-
-    def pick(a: Any, b: Any) -> Any:
-        return jnp.where(skipped, b, a) if hasattr(a, "dtype") else a
-
-    return jax.tree.map(pick, new, old)
+def _result(
+    outcome: Outcome,
+    layout: Movable,
+    proposed: PyTree,
+    inside: PyTree,
+    state: ConstrainedState,
+    after: NullSpaceState,
+) -> tuple[PyTree, ConstrainedState]:
+    """Update and state; where the step was not taken zeros, and the optimiser's old state."""
+    moved = unless(outcome.skipped, layout.insert(proposed, outcome.update), None)
+    return moved, ConstrainedState(unless(outcome.skipped, inside, state.inner), after)
 
 
 def _refuse_projections(state: PyTree) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from gplsq._core import STATUS, plain_norm, status_ok
+from gplsq._core import STATUS, status_ok
 from gplsq.constraints._active_set import Held
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import movable
@@ -124,23 +124,25 @@ def null_space(
         **extra: Any,
     ) -> tuple[PyTree, NullSpaceState]:
         del extra
-        layout = movable(params, updates)
-        flat = layout.ravel(updates)
+        everything = movable(params, updates)
 
-        def act(state: NullSpaceState) -> tuple[Array, NullSpaceState]:
+        def act(state: NullSpaceState) -> tuple[PyTree, NullSpaceState]:
             expected = expected_rows(state)
             point = linearise(
-                layout, params, constraint_batch, state.count, settings, state.damping, expected
+                everything, params, constraint_batch, state.count, settings, state.damping, expected
             )
+            flat = point.layout.ravel(updates)
             moved, along, held = project_update(point, flat, state.of_update)
             outcome = finish(point, moved, held, state, flat)
             report = outcome.report._replace(
-                gradient_norm=plain_norm(flat), projected_gradient_norm=plain_norm(along)
+                gradient_norm=everything.norm(updates),
+                projected_gradient_norm=everything.norm(point.layout.insert(updates, along)),
             )
-            return outcome.update, settle(settings, state, report, None, held)
+            out = unless(outcome.skipped, point.layout.insert(updates, outcome.update), None)
+            return out, settle(settings, state, report, None, held)
 
-        moved, state = _when_started(settings, state, act, flat)
-        return layout.insert(updates, moved), state._replace(count=state.count + 1)
+        moved, state = _when_started(settings, state, act, updates)
+        return moved, state._replace(count=state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
@@ -160,12 +162,22 @@ def expected_rows(state: NullSpaceState) -> int | None:
     return None if multipliers is None else multipliers.shape[0]
 
 
-def _when_started(settings: Settings, state: NullSpaceState, act, flat: Array):
+def unless(skipped: Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new`, or `old` (zeros for None) where the step was not taken."""
+
+    def pick(a: Any, b: Any) -> Any:
+        return jnp.where(skipped, b, a) if hasattr(a, "dtype") else a
+
+    if old is None:
+        return jax.tree.map(lambda a: pick(a, jnp.zeros((), a.dtype)), new)
+    return jax.tree.map(pick, new, old)
+
+
+def _when_started(settings: Settings, state: NullSpaceState, act, updates: PyTree):
     if settings.starts_at_once:
         return act(state)
-    return jax.lax.cond(
-        state.count >= jnp.asarray(settings.start_step), act, lambda state: (flat, state), state
-    )
+    started = state.count >= jnp.asarray(settings.start_step)
+    return jax.lax.cond(started, act, lambda state: (updates, state), state)
 
 
 class Outcome(NamedTuple):
@@ -183,12 +195,11 @@ def finish(
     state: NullSpaceState,
     asked: Array,
     gradient: Held | None = None,
-    metric: Array | None = None,
 ) -> Outcome:
     """Restore, refuse what is not finite, measure, warn. `asked` is what came in to be projected."""
     settings, dtype = point.settings, update.dtype
     wanted_finite = jnp.all(jnp.isfinite(update))
-    moved, after, taken, steps, status = restore(point, update, metric)
+    moved, after, taken, steps, status = restore(point, update)
     held_all = [h for h in (held, gradient) if h is not None]
     for one in held_all:
         status, steps = worse(one.step.status, status), steps + one.step.num_steps
@@ -231,7 +242,7 @@ def finish(
         damp=point.damp.astype(dtype),
         growth=growth,
     )
-    return Outcome(jnp.where(broken, 0, moved), broken, report)
+    return Outcome(moved, broken, report)
 
 
 def settle(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from gplsq._core import describe
+from gplsq._core import describe, plain_norm
 
 
 class Movable(eqx.Module):
@@ -39,6 +39,22 @@ class Movable(eqx.Module):
     @property
     def _short(self) -> bool:
         return jnp.dtype(self._widest).itemsize < 4
+
+    def only(self, wanted: list[bool]) -> "Movable":
+        """The same with some of the leaves that move."""
+        kept = [i for i, yes in enumerate(wanted) if yes]
+        return Movable(
+            self.structure,
+            tuple(self.index[i] for i in kept),
+            tuple(self.shapes[i] for i in kept),
+            tuple(self.dtypes[i] for i in kept),
+        )
+
+    def norm(self, tree: PyTree) -> Float[Array, ""]:
+        """Euclidean norm of the leaves that move, together."""
+        leaves = self.structure.flatten_up_to(tree)
+        norms = [plain_norm(jnp.ravel(leaves[i]).astype(self.dtype)) for i in self.index]
+        return plain_norm(jnp.stack(norms))
 
     def ravel(self, tree: PyTree) -> Float[Array, " n"]:
         """The leaves of `tree` that move, one after the other."""

@@ -99,6 +99,35 @@ def _struct(batch: PyTree) -> PyTree:
     return jax.tree.map(of, batch)
 
 
+def touched(
+    layout: Movable, constraint: AbstractConstraint, params: PyTree, batch: PyTree, step: Any
+) -> Movable:
+    """The leaves that residuals are computed from, or that have entries held at zero.
+
+    Others have zero columns in the Jacobian: leaving them out makes it smaller. All leaves where
+    there is none.
+    """
+    check_batch(constraint, batch)
+    leaves = layout.structure.flatten_up_to(params)
+
+    def residuals(moving: list[Array]) -> Array:
+        filled = list(leaves)
+        for i, leaf in zip(layout.index, moving, strict=True):
+            filled[i] = leaf
+        tree = jax.tree.unflatten(layout.structure, filled)
+        return flat_residuals(constraint, tree, batch, step, layout.dtype)
+
+    jaxpr = jax.make_jaxpr(residuals)([leaves[i] for i in layout.index]).jaxpr
+    read = {id(atom) for equation in jaxpr.eqns for atom in equation.invars}
+    used = [id(variable) in read for variable in jaxpr.invars]
+    for part in constraint.parts():
+        flags = part.pinned(params, step) if _pins(part) else None
+        if flags is not None:
+            held = layout.structure.flatten_up_to(flags)
+            used = [u or held[i] is not None for u, i in zip(used, layout.index, strict=True)]
+    return layout.only(used) if any(used) else layout
+
+
 def check_batch(constraint: AbstractConstraint, batch: PyTree) -> None:
     """A batch must come if and only if a constraint takes one."""
     if constraint.takes_batch and batch is None:

@@ -109,15 +109,21 @@ _LAST = 2**30
 
 
 def _restore(
-    layout: Movable, params: PyTree, batch: PyTree, settings: Settings, bound: Array, limit: Array
+    everything: Movable,
+    params: PyTree,
+    batch: PyTree,
+    settings: Settings,
+    bound: Array,
+    limit: Array,
 ) -> tuple[PyTree, Restoration]:
     last = jnp.asarray(_LAST, jnp.int32)
+    fixed = bare_point(everything, params, batch, last, settings)  # keeps entries pinned at first
+    layout = fixed.layout
     start = layout.ravel(params)
-    fixed = bare_point(layout, params, batch, last, settings)  # keeps the entries pinned at first
 
     def at(theta: Array) -> Point:
         moved = layout.insert(params, theta)
-        point = linearise(layout, moved, batch, last, settings, jnp.zeros(()), None)
+        point = linearise(everything, moved, batch, last, settings, jnp.zeros(()), None)
         return point._replace(pinned=fixed.pinned, pull=fixed.pull)
 
     def violation_at(theta: Array) -> Array:

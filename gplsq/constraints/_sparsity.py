@@ -182,7 +182,12 @@ def _threshold(scores: Array, fraction: Array, weights: np.ndarray | None = None
         reached = count(middle) >= wanted
         return jnp.where(reached, below, middle), jnp.where(reached, middle, enough)
 
-    ends = jnp.asarray(-1, jnp.int32), jnp.asarray(0x7F800000, jnp.int32)
-    _, bound = jax.lax.fori_loop(0, 32, halve, ends)
+    def bisect():
+        ends = jnp.asarray(-1, jnp.int32), jnp.asarray(0x7F800000, jnp.int32)
+        return jax.lax.fori_loop(0, 32, halve, ends)[1]
+
+    # Once the target is reached the zeros are those that there are: one pass.
+    zero = jnp.zeros((), jnp.int32)
+    bound = jax.lax.cond(count(zero) >= wanted, lambda: zero, bisect)
     found = jax.lax.bitcast_convert_type(bound, jnp.float32)
     return jnp.where(wanted < 0.5, -1.0, found)

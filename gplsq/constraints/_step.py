@@ -9,15 +9,16 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from gplsq._core import STATUS, column_norm
 from gplsq.constraints._active_set import Held, hold
+from gplsq.constraints._metric import adam_metric
 from gplsq.constraints._params import Movable
 from gplsq.constraints._projection import Projection, is_dense, project_with, worse
 from gplsq.constraints._residuals import (
     Rows,
-    check_batch,
     flat_residuals,
     pinned_entries,
     root_mean_square,
     rows_of,
+    touched,
     violation_of,
 )
 from gplsq.constraints._settings import Settings, rate_at
@@ -46,6 +47,8 @@ class Point(NamedTuple):
     damp: Array  # for the report
     pinned: Bool[Array, " n"] | None
     pull: Float[Array, " n"] | None
+    outside: int  # parameters that the constraint does not touch
+    metric: Float[Array, " n"] | None = None  # square root of a preconditioner
 
     def evaluate(self, theta: Float[Array, " n"]) -> Float[Array, " p"]:
         """Residuals elsewhere; parameters are rounded as they will be."""
@@ -73,12 +76,12 @@ class Point(NamedTuple):
     @property
     def num_free(self) -> Array:
         """Parameters that are not pinned."""
-        n = jnp.asarray(self.theta.size, self.theta.dtype)
+        n = jnp.asarray(self.theta.size + self.outside, self.theta.dtype)
         return n if self.pinned is None else n - jnp.sum(self.pinned)
 
 
 def bare_point(
-    layout: Movable,
+    everything: Movable,
     params: PyTree,
     batch: PyTree,
     step: Array,
@@ -92,8 +95,9 @@ def bare_point(
     ValueError
         If a batch is missing or not wanted, or the number of residuals differs from `expected`.
     """
-    constraint, dtype = settings.constraint, layout.dtype
-    check_batch(constraint, batch)
+    constraint = settings.constraint
+    layout = touched(everything, constraint, params, batch, step)
+    dtype = layout.dtype
     rows = rows_of(constraint, params, batch, step, dtype)
     if expected is not None and rows.size != expected:
         msg = (
@@ -105,33 +109,45 @@ def bare_point(
     pinned, pull = pinned_entries(constraint, params, step, layout)
     residuals = flat_residuals(constraint, params, batch, step, dtype)
     zero = jnp.zeros((), dtype)
+    outside = everything.size - layout.size
     return Point(
-        layout, params, batch, step, settings, rows, theta, residuals, None, zero, pinned, pull
-    )
+        layout, params, batch, step, settings, rows, theta, residuals, None, zero, pinned, pull,
+        outside,
+    )  # fmt: skip
 
 
 def linearise(
-    layout: Movable,
+    everything: Movable,
     params: PyTree,
     batch: PyTree,
     step: Array,
     settings: Settings,
     damping: Array,
     expected: int | None,
-    metric: Float[Array, " n"] | None = None,
+    optimizer_state: PyTree = None,
 ) -> Point:
-    """Residuals and Jacobian at `params`, by one linearisation."""
-    point = bare_point(layout, params, batch, step, settings, expected)
-    rows, dtype = point.rows, layout.dtype
-    if settings.undamped and rows.size > layout.size and not rows.any_inequality and settings.warn:
-        warn_of_rows(rows.size, layout.size)
+    """Residuals and Jacobian at `params`, by one linearisation.
+
+    With an `optimizer_state` in the metric of Adam's preconditioner that it holds.
+    """
+    point = bare_point(everything, params, batch, step, settings, expected)
+    layout, rows, dtype = point.layout, point.rows, point.layout.dtype
+    if (
+        settings.undamped
+        and rows.size > everything.size
+        and not rows.any_inequality
+        and settings.warn
+    ):
+        warn_of_rows(rows.size, everything.size)
     if rows.size == 0:
         return point
     residuals, derivative = jax.linearize(point.evaluate, point.theta)
     jacobian = Function(derivative, jax.ShapeDtypeStruct(point.theta.shape, dtype))
     if point.pinned is not None:
         jacobian = Composed(jacobian, Diagonal(jnp.where(point.pinned, 0, 1).astype(dtype)))
-    if metric is not None:
+    if optimizer_state is not None:
+        metric = adam_metric(optimizer_state, layout)
+        point = point._replace(metric=metric)
         jacobian = Composed(jacobian, Diagonal(metric))
     damp = None
     if settings.adaptive:
@@ -175,7 +191,6 @@ def project_update(
     point: Point,
     update: Float[Array, " n"],
     start: Array | None,
-    metric: Float[Array, " n"] | None = None,
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Held | None]:
     """The update that keeps and corrects the linearised constraint, its part along it, and m."""
     dtype = update.dtype
@@ -185,6 +200,7 @@ def project_update(
         return update, point.free(update), None
     c, rate = point.residuals, rate_at(point.settings.correction_rate, point.step, dtype)
     target = jnp.where(point.rows.inequality & (c < 0), c, rate * c)
+    metric = point.metric
     moved = update if metric is None else update / metric
     if point.pinned is not None:
         # What pinned entries do to the residuals is known: it goes to the right-hand side.
@@ -196,14 +212,14 @@ def project_update(
 
 
 def restore(
-    point: Point, update: Float[Array, " n"], metric: Array | None = None
+    point: Point, update: Float[Array, " n"]
 ) -> tuple[Float[Array, " n"], Array, Array, Array, Array]:
     """Newton corrections after a step, with the Jacobian it was made with.
 
     Each is taken only if it lowers the violation. Returns the update, the violation after it, the
     number of corrections, their solver steps and their worst status.
     """
-    settings, zero = point.settings, jnp.zeros((), jnp.int32)
+    settings, metric, zero = point.settings, point.metric, jnp.zeros((), jnp.int32)
     after = point.evaluate(point.theta + update)
     violation = point.violation(point.theta + update, after)
     fine = jnp.asarray(STATUS.EXACT, jnp.int32)

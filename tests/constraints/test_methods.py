@@ -65,9 +65,7 @@ def test_one_word_changes_the_method(method, options, error) -> None:
 
 def test_multipliers_of_inequalities_stay_non_negative_and_survive_a_checkpoint() -> None:
     constraint = Inequality(lambda w: A @ w - 1.0)
-    optimizer = constrained(
-        optax.sgd(0.05), constraint, method="augmented_lagrangian", penalty=2.0
-    )
+    optimizer = constrained(optax.sgd(0.05), constraint, method="augmented_lagrangian", penalty=2.0)
     far = (4 * A[0] - 2 * A[1]).astype(np.float32)
     w, state, _ = train(optimizer, jnp.zeros(5, "f4"), lambda w: w - far, 1500)
     assert isinstance(state.constraint, LagrangianState)
@@ -116,9 +114,7 @@ def test_a_fresh_mini_batch_each_step_with_a_loose_solver(rng) -> None:
     def gradient(p):
         return jax.grad(lambda p: jnp.sum((p["a"] @ p["b"] - jnp.eye(3)) ** 2))(p)
 
-    optimizer = constrained(
-        optax.adam(0.01), Constraint(odd), solver=LSMR(rtol=1e-2, max_steps=20)
-    )
+    optimizer = constrained(optax.adam(0.01), Constraint(odd), solver=LSMR(rtol=1e-2, max_steps=20))
     _, state, violations = train(optimizer, params, gradient, 100, points)
     assert state.report.multipliers is None
     assert violations[-10:].mean() < 0.2 * violations[0]

@@ -9,7 +9,6 @@ import pytest
 from gplsq import constraints as c
 from gplsq.constraints import constrained, restore_feasibility
 
-
 STEPS = 150
 
 
