@@ -26,12 +26,12 @@ from gplsq.constraints import Constraint, Orthogonality, Sparsity, UnitNorm, con
 def linear() -> None:
     """Violation and projected gradient at the end, by explicit projector in float64."""
     rng = np.random.default_rng(0)
-    n, p, steps = 100, 10, 300
+    n, p, steps = 6, 2, 300
     A, b = rng.standard_normal((p, n)).astype("f4"), rng.standard_normal(p).astype("f4")
     H, target = rng.uniform(0.3, 3, n).astype("f4"), rng.standard_normal(n).astype("f4")
     constraint = Constraint(lambda w: A @ w - b)
     projector = np.eye(n) - np.linalg.pinv(A.astype(float)) @ A
-    decay = optax.cosine_decay_schedule(0.1, steps)
+    decay = optax.cosine_decay_schedule(0.3, steps)
     optimizers = {"SGD": optax.sgd(0.3), "Adam": optax.adam(decay), "AdamW": optax.adamw(decay)}
     rows = []
     for name, optimizer in optimizers.items():

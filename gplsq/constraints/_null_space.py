@@ -196,7 +196,7 @@ def finish(
     asked: Array,
     gradient: Held | None = None,
 ) -> Outcome:
-    """Restore, refuse what is not finite, measure, warn. `asked` is what came in to be projected."""
+    """Restore, refuse what is not finite, measure, warn. `asked` is what came in."""
     settings, dtype = point.settings, update.dtype
     wanted_finite = jnp.all(jnp.isfinite(update))
     moved, after, taken, steps, status = restore(point, update)
@@ -225,8 +225,8 @@ def finish(
     shown = held if gradient is None else gradient
     keeps = old.multipliers is not None
     active = old.active
-    for one in held_all if keeps else []:
-        active = one.active if one is held_all[0] else active | one.active
+    if keeps and held_all:
+        active = jnp.any(jnp.stack([one.active for one in held_all]), axis=0)
     report = Report(
         violation_before=before,
         violation_after=after,

@@ -35,6 +35,13 @@ def one_step(constraint, params=W, updates=None, **options):
     return transform.update(updates, transform.init(params), params)
 
 
+def waited(fn, *arguments):
+    """The result, once warnings from the device have come."""
+    out = fn(*arguments)
+    jax.effects_barrier()
+    return out
+
+
 CASES = {
     "integers": (lambda: one_step(Constraint(lambda p: p.astype(int))), TypeError, "real floating"),
     "booleans": (lambda: one_step(Constraint(lambda p: p > 0)), TypeError, "return the numbers"),
@@ -146,8 +153,7 @@ def test_a_step_with_nan_is_not_taken_and_is_reported(where: str, optimizer: str
         transform = constrained(optax.adam(0.1), Constraint(fn))
     start = transform.init(W)
     with pytest.warns(ConstraintWarning, match="the step was not taken"):
-        updates, state = jax.jit(transform.update)(W, start, W)
-        jax.effects_barrier()
+        updates, state = waited(jax.jit(transform.update), W, start, W)
     assert not np.any(updates)
     assert int(state.report.status) == STATUS.NON_FINITE
     if optimizer == "constrained":
@@ -172,8 +178,7 @@ def test_a_vanished_null_space_is_said_before_and_during_training() -> None:
     J = jnp.asarray(np.random.default_rng(0).standard_normal((10, 6)), jnp.float32)
     constraint = Constraint(lambda p: J @ p.ravel())
     with pytest.warns(ConstraintWarning) as caught:
-        jax.jit(lambda p: one_step(constraint, p)[0])(W)
-        jax.effects_barrier()
+        waited(jax.jit(lambda p: one_step(constraint, p)[0]), W)
     text = " ".join(str(w.message) for w in caught)
     assert "10 residuals for 6 parameters" in text
     assert "null space of the constraint has vanished" in text
@@ -192,10 +197,13 @@ def test_a_violation_that_grows_is_warned_of_once() -> None:
         _, state = transform.update(jnp.ones_like(p), state, p)
         return p + 0.1, state
 
-    with pytest.warns(ConstraintWarning, match="grew ten steps in a row") as caught:
+    def walk(p, state):
         for _ in range(16):
             p, state = step(p, state)
-        jax.effects_barrier()
+        return state
+
+    with pytest.warns(ConstraintWarning, match="grew ten steps in a row") as caught:
+        state = waited(walk, p, state)
     assert len(caught) == 1
     assert int(state.report.growth) >= 10
 

@@ -92,7 +92,7 @@ def test_a_constrained_optimum_with_some_rows_active(optimizer, rng) -> None:
         return (theta + updates, state), None
 
     theta = jnp.zeros(4, jnp.float32)
-    (theta, state), _ = jax.lax.scan(step, (theta, wrapped.init(theta)), None, length=400)
+    (theta, _), _ = jax.lax.scan(step, (theta, wrapped.init(theta)), None, length=400)
     expected = quadratic_program(target, A, -b, [False] * 5)
     np.testing.assert_allclose(theta, expected, atol=2e-3)
     assert (A @ np.asarray(theta) - b).max() <= 1e-5

@@ -43,7 +43,7 @@ def test_backtracking_reaches_what_a_full_step_overshoots() -> None:
 
 
 def test_an_infeasible_constraint_is_called_that() -> None:
-    moved, result = restore_feasibility(jnp.array([1.5]), Constraint(lambda x: x**2 + 1))
+    _, result = restore_feasibility(jnp.array([1.5]), Constraint(lambda x: x**2 + 1))
     assert not bool(result.ok)
     assert int(result.status) in (STATUS.STAGNATED, STATUS.MAX_STEPS)
     assert float(result.violation) <= float(result.violation_before)

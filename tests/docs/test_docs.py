@@ -13,7 +13,10 @@ import gplsq
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MODULES = ["gplsq", *(f"gplsq.{m}" for m in ("kernels", "operators", "solvers", "gp", "tuning"))]
+MODULES = [
+    "gplsq",
+    *(f"gplsq.{m}" for m in ("constraints", "kernels", "operators", "solvers", "gp", "tuning")),
+]
 
 
 def python_blocks(page: pathlib.Path) -> list[str]:
