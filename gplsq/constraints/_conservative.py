@@ -23,7 +23,7 @@ class Conservative(AbstractConstraint):
         None, the default: all d (d - 1) / 2 entries of ``J - J^T`` above its diagonal, for small
         dimension; the batch is the points (n, ...). Otherwise that many random probe pairs at each
         point, and the batch is ``(points, key)``: residuals are ``u^T J v - v^T J u`` with standard
-        normal u and v, whose mean square is 2 sum_ij ((J - J^T)_ij)^2 / 2.
+        normal u and v, whose mean square estimates that of the Frobenius norm of J - J^T.
     batch_like
         An example of a batch, as in `Constraint`.
 
@@ -68,8 +68,8 @@ class Conservative(AbstractConstraint):
         u, v = jax.random.normal(key, shape, points.dtype)
 
         def of_point(x, us, vs):
-            f = lambda z: self.field(params, z)  # noqa: E731
-            return jax.vmap(lambda a, b: _probe(f, x, a, b))(us, vs)
+            _, along = jax.linearize(lambda z: self.field(params, z), x)
+            return jax.vmap(lambda a, b: jnp.vdot(a, along(b)) - jnp.vdot(b, along(a)))(us, vs)
 
         return jax.vmap(of_point)(points, u, v)
 
@@ -78,8 +78,3 @@ def _asymmetry(f: Callable, x: Array) -> Array:
     J = jax.jacfwd(f)(x).reshape(x.size, x.size)
     low, high = np.triu_indices(x.size, 1)
     return (J - J.T)[low, high]
-
-
-def _probe(f: Callable, x: Array, u: Array, v: Array) -> Array:
-    _, along = jax.linearize(f, x)
-    return jnp.vdot(u, along(v)) - jnp.vdot(v, along(u))
