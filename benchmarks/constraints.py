@@ -134,7 +134,9 @@ def periodic(seeds: int, steps: int = 5000) -> None:
         constraint = Constraint(
             lambda p, f=f, points=points: f(p, points + 2 * jnp.pi) - f(p, points)
         )
-        adam = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+        late = 3 * steps // 5
+        decay = optax.cosine_decay_schedule(3e-3, steps - late)
+        adam = optax.adam(optax.join_schedules([optax.constant_schedule(3e-3), decay], [late]))
         loose = gplsq.LSMR(rtol=1e-2, max_steps=20)
         ways = {
             "strict": constrained(adam, constraint, solver=loose, warn=False),

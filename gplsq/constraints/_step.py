@@ -27,7 +27,7 @@ from gplsq.operators import Composed, Diagonal, Function
 
 # Adaptive damping, relative to the root mean square of the lengths of the Jacobian's rows.
 DAMPING_START = 1e-2
-_DAMPING_RANGE = (1e-6, 1e2)
+_DAMPING_RANGE = (1e-2, 1e2)
 # How fast it follows, and by how much at most in a step.
 _GAIN, _CHANGE = 0.1, 1.1
 
