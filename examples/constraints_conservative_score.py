@@ -73,7 +73,7 @@ def train(optimizer, steps, with_constraint):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=800)
     steps = parser.parse_args().steps
     template = eqx.nn.MLP(2, 2, 48, 2, jax.nn.softplus, key=jax.random.key(0))
     static = eqx.partition(template, eqx.is_inexact_array)[1]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from gplsq._core import STATUS, status_ok
+from gplsq._core import STATUS, default_rtol, status_ok
 from gplsq.constraints._active_set import Held
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import movable
@@ -214,10 +214,12 @@ def finish(
     if settings.warn:
         warn_of_non_finite(broken)
         if point.pinned is None:  # a schedule of sparsity makes its own violation grow
-            excess = before
-            if settings.adaptive:  # up to the tolerance it is meant to grow
-                excess = jnp.maximum(before - rate_at(settings.tolerance, point.step, dtype), 0)
-            warn_of_growth(growth, begin, excess)
+            # Rounding errors, and what is close to the tolerance, may grow.
+            floor = jnp.asarray(default_rtol(dtype), dtype)
+            if settings.tolerance is not None:
+                factor = 2 if settings.adaptive else 10
+                floor = jnp.maximum(floor, factor * rate_at(settings.tolerance, point.step, dtype))
+            warn_of_growth(growth, begin, jnp.where(before > floor, before, 0))
         if point.projection is not None and not (point.rows.any_inequality or settings.adaptive):
             seen = state.report.null_space_dimension  # NaN before the first measurement
             warn_of_vanished((left < 0.5) & ~(seen < 0.5))
