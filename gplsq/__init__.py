@@ -4,6 +4,7 @@
 `kernels`, `operators`, `solvers`, `gp` (the functional core) and `tuning`.
 """
 
+from gplsq import constraints as constraints
 from gplsq import gp as gp
 from gplsq import kernels as kernels
 from gplsq import operators as operators

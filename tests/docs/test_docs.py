@@ -15,7 +15,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = [
     "gplsq",
-    *(f"gplsq.{m}" for m in ("kernels", "operators", "solvers", "gp", "tuning", "plotting")),
+    *(f"gplsq.{m}" for m in ("kernels", "operators", "solvers", "gp", "tuning")),
+    *(f"gplsq.{m}" for m in ("constraints", "plotting")),
 ]
 
 

@@ -1,0 +1,34 @@
+"""A wing beside `gp`: hard constraints on the parameters of any model, as optax transforms."""
+
+from gplsq.constraints._base import AbstractConstraint as AbstractConstraint
+from gplsq.constraints._base import Constraint as Constraint
+from gplsq.constraints._base import Inequality as Inequality
+from gplsq.constraints._check import ConstraintCheck as ConstraintCheck
+from gplsq.constraints._check import check_constraint as check_constraint
+from gplsq.constraints._conservative import Conservative as Conservative
+from gplsq.constraints._constrained import constrained as constrained
+from gplsq.constraints._equivariance import Equivariance as Equivariance
+from gplsq.constraints._equivariance import Invariance as Invariance
+from gplsq.constraints._equivariance import flip as flip
+from gplsq.constraints._equivariance import permute as permute
+from gplsq.constraints._equivariance import random_permutations as random_permutations
+from gplsq.constraints._equivariance import random_rotations as random_rotations
+from gplsq.constraints._equivariance import rotate as rotate
+from gplsq.constraints._equivariance import rotate90 as rotate90
+from gplsq.constraints._equivariance import translate as translate
+from gplsq.constraints._lagrangian import LagrangianState as LagrangianState
+from gplsq.constraints._lagrangian import augmented_lagrangian as augmented_lagrangian
+from gplsq.constraints._lagrangian import penalty as penalty
+from gplsq.constraints._linear import Linear as Linear
+from gplsq.constraints._norm_ball import NormBall as NormBall
+from gplsq.constraints._null_space import null_space as null_space
+from gplsq.constraints._orthogonality import Orthogonality as Orthogonality
+from gplsq.constraints._orthogonality import UnitNorm as UnitNorm
+from gplsq.constraints._restore import Restoration as Restoration
+from gplsq.constraints._restore import restore_feasibility as restore_feasibility
+from gplsq.constraints._robustness import Robustness as Robustness
+from gplsq.constraints._sparsity import Sparsity as Sparsity
+from gplsq.constraints._state import ConstrainedState as ConstrainedState
+from gplsq.constraints._state import ConstraintWarning as ConstraintWarning
+from gplsq.constraints._state import NullSpaceState as NullSpaceState
+from gplsq.constraints._state import Report as Report

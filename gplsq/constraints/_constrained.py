@@ -1,0 +1,214 @@
+"""`constrained`: any optax optimiser, kept on a constraint and led to the constrained optimum."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from gplsq._core import check_choice, describe
+from gplsq.constraints._base import AbstractConstraint
+from gplsq.constraints._lagrangian import lagrangian_optimizer
+from gplsq.constraints._null_space import Outcome, expected_rows, finish, init_state, settle, unless
+from gplsq.constraints._params import Movable, movable
+from gplsq.constraints._settings import Rate, Settings, checked_settings
+from gplsq.constraints._state import ConstrainedState, NullSpaceState
+from gplsq.constraints._step import linearise, project_gradient, project_update
+from gplsq.solvers import AbstractLeastSquares
+
+METHODS = ("null_space", "augmented_lagrangian", "penalty")
+
+
+def constrained(
+    optimizer: optax.GradientTransformation,
+    constraint: AbstractConstraint,
+    *,
+    method: str = "null_space",
+    correction_rate: Rate = 1.0,
+    damp: Rate | str = 0.0,
+    restoration_steps: int = 0,
+    tolerance: Rate | None = None,
+    start_step: int = 0,
+    solver: AbstractLeastSquares | None = None,
+    warm_start: bool = True,
+    projection: str = "twice",
+    rank_every: int = 100,
+    warn: bool = True,
+    penalty: Rate = 1.0,
+    multiplier_rate: Rate = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """An optimiser under a constraint: project the gradient, optimise, project, correct.
+
+    Projecting only the gradient before Adam leaves the constraint, because Adam rescales it.
+    Projecting only the update ends where Adam's update, and not the gradient, is normal to the
+    constraint: a wrong point. Both together are feasible and optimal.
+
+    Parameters
+    ----------
+    optimizer
+        Any optax optimiser: `optax.adam(1e-3)`, a chain, a masked one. Without a projection of its
+        own.
+    constraint
+        A constraint of this package, a sum of several, or `Constraint(fn)`.
+    method
+        `"null_space"`. For comparison `"augmented_lagrangian"` and `"penalty"`, which add the
+        gradient of the violation to that of the loss; see `augmented_lagrangian`.
+    correction_rate, damp, restoration_steps, tolerance, solver, warm_start, rank_every, warn
+        As in `null_space`.
+    start_step
+        Steps before it are those of the optimiser alone.
+    projection
+        `"twice"`: the gradient and the update, two solves, right for every optimiser. `"metric"`:
+        only the update, in the metric of Adam's preconditioner, one solve; for Adam, AdamW and
+        other chains with `optax.scale_by_adam`.
+    penalty, multiplier_rate
+        For the other two methods; see `augmented_lagrangian`.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        `update(gradient, state, params, constraint_batch=...)`; other keywords go to the
+        optimiser. `state.report` is a `Report`. Its multipliers m are those of the Lagrangian
+        `loss + m . residuals` (for inequalities not negative).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `null_space`; also if the optimizer holds a projection already.
+
+    Notes
+    -----
+    Cost of a step: as `null_space` with two solves, which share the linearisation and, where there
+    is one, the factorisation. With `projection="metric"` the projected gradient is not measured.
+    """
+    check_choice("method", method, METHODS)
+    check_choice("projection", projection, ("twice", "metric"))
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        msg = f"optimizer must be an optax optimiser; got {describe(optimizer)}. Pass optax.adam()."
+        raise TypeError(msg)
+    if method != "null_space":
+        return lagrangian_optimizer(
+            optimizer, constraint, penalty, 0.0 if method == "penalty" else multiplier_rate
+        )
+    settings = checked_settings(
+        constraint, correction_rate, damp, restoration_steps, tolerance, start_step, solver,
+        warm_start, rank_every, warn,
+    )  # fmt: skip
+    inner = optax.with_extra_args_support(optimizer)  # pyright: ignore[reportArgumentType]
+
+    def init(params: PyTree) -> ConstrainedState:
+        state = inner.init(params)
+        _refuse_projections(state)
+        return ConstrainedState(state, init_state(settings, params))
+
+    def update(
+        updates: PyTree,
+        state: ConstrainedState,
+        params: PyTree | None = None,
+        *,
+        constraint_batch: PyTree = None,
+        **extra: Any,
+    ) -> tuple[PyTree, ConstrainedState]:
+        everything = movable(params, updates)
+
+        def act(state: ConstrainedState) -> tuple[PyTree, ConstrainedState]:
+            once = _in_metric if projection == "metric" else _twice
+            return once(
+                settings, inner, everything, updates, state, params, constraint_batch, extra
+            )
+
+        def idle(state: ConstrainedState) -> tuple[PyTree, ConstrainedState]:
+            moved, after = inner.update(updates, state.inner, params, **extra)
+            return moved, ConstrainedState(after, state.constraint)
+
+        if settings.starts_at_once:
+            moved, state = act(state)
+        else:
+            started = state.constraint.count >= jnp.asarray(settings.start_step)
+            moved, state = jax.lax.cond(started, act, idle, state)
+        count = state.constraint.count + 1
+        return moved, ConstrainedState(state.inner, state.constraint._replace(count=count))
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _twice(
+    settings: Settings,
+    inner: optax.GradientTransformationExtraArgs,
+    everything: Movable,
+    updates: PyTree,
+    state: ConstrainedState,
+    params: PyTree,
+    batch: PyTree,
+    extra: dict[str, Any],
+) -> tuple[PyTree, ConstrainedState]:
+    """Both projections."""
+    old: NullSpaceState = state.constraint
+    expected = expected_rows(old)
+    point = linearise(everything, params, batch, old.count, settings, old.damping, expected)
+    layout = point.layout
+    gradient = layout.ravel(updates)
+    along, of_gradient = project_gradient(point, gradient, old.of_gradient, old.reach)
+    projected = layout.insert(updates, along)
+    proposed, inside = inner.update(projected, state.inner, params, **extra)
+    wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update)
+    outcome = finish(point, wanted, held, old, gradient, of_gradient)
+    size, length = everything.norm(projected), everything.norm(proposed)
+    report = outcome.report._replace(
+        gradient_norm=everything.norm(updates), projected_gradient_norm=size
+    )
+    after = settle(settings, old, report, of_gradient, held)
+    seen = (size > 0) & jnp.isfinite(length) & jnp.isfinite(size)
+    after = after._replace(reach=jnp.where(seen, length / jnp.where(seen, size, 1), old.reach))
+    return _result(outcome, layout, proposed, inside, state, after)
+
+
+def _in_metric(
+    settings: Settings,
+    inner: optax.GradientTransformationExtraArgs,
+    everything: Movable,
+    updates: PyTree,
+    state: ConstrainedState,
+    params: PyTree,
+    batch: PyTree,
+    extra: dict[str, Any],
+) -> tuple[PyTree, ConstrainedState]:
+    """One projection, in the metric of the optimiser."""
+    old: NullSpaceState = state.constraint
+    proposed, inside = inner.update(updates, state.inner, params, **extra)
+    expected = expected_rows(old)
+    point = linearise(everything, params, batch, old.count, settings, old.damping, expected, inside)
+    layout = point.layout
+    wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update)
+    outcome = finish(point, wanted, held, old, layout.ravel(updates))
+    report = outcome.report._replace(gradient_norm=everything.norm(updates))
+    after = settle(settings, old, report, None, held)
+    return _result(outcome, layout, proposed, inside, state, after)
+
+
+def _result(
+    outcome: Outcome,
+    layout: Movable,
+    proposed: PyTree,
+    inside: PyTree,
+    state: ConstrainedState,
+    after: NullSpaceState,
+) -> tuple[PyTree, ConstrainedState]:
+    """Update and state; where the step was not taken zeros, and the optimiser's old state."""
+    moved = unless(outcome.skipped, layout.insert(proposed, outcome.update), None)
+    return moved, ConstrainedState(unless(outcome.skipped, inside, state.inner), after)
+
+
+def _refuse_projections(state: PyTree) -> None:
+    def is_projection(node: Any) -> bool:
+        return isinstance(node, NullSpaceState | ConstrainedState)
+
+    nodes = jax.tree.leaves(state, is_leaf=is_projection)
+    if any(is_projection(node) for node in nodes):
+        msg = (
+            "optimizer must not hold a projection of its own: what follows it, for example Adam's "
+            "rescaling, leaves the constraint. Pass the optimiser alone; constrained projects its "
+            "gradient and its update."
+        )
+        raise ValueError(msg)

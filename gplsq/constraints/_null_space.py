@@ -1,0 +1,297 @@
+"""`null_space`: the last transform of a chain, which keeps its updates on the constraint."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from gplsq._core import STATUS, default_rtol, status_ok
+from gplsq.constraints._active_set import Held
+from gplsq.constraints._base import AbstractConstraint
+from gplsq.constraints._params import movable
+from gplsq.constraints._projection import is_dense, worse
+from gplsq.constraints._residuals import rows_at_init
+from gplsq.constraints._settings import Rate, Settings, checked_settings, rate_at
+from gplsq.constraints._state import (
+    NullSpaceState,
+    Report,
+    blank_state,
+    growth_of,
+    warn_of_growth,
+    warn_of_non_finite,
+    warn_of_vanished,
+)
+from gplsq.constraints._step import (
+    DAMPING_START,
+    Point,
+    linearise,
+    next_damping,
+    project_update,
+    restore,
+)
+from gplsq.solvers import AbstractLeastSquares
+
+
+def null_space(
+    constraint: AbstractConstraint,
+    *,
+    correction_rate: Rate = 1.0,
+    damp: Rate | str = 0.0,
+    restoration_steps: int = 0,
+    tolerance: Rate | None = None,
+    start_step: int = 0,
+    solver: AbstractLeastSquares | None = None,
+    warm_start: bool = True,
+    rank_every: int = 100,
+    warn: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """Keep the updates of a chain on a constraint: `u - J^+ (J u + correction_rate c)`.
+
+    J is the Jacobian of the residuals c at the current parameters. What comes out moves the
+    parameters along the linearised constraint and takes off the share `correction_rate` of the
+    violation; it is the update closest to u that does.
+
+    **Put it last**, after the optimiser: a preconditioner such as Adam's behind it leads off the
+    constraint. Alone behind a preconditioner it is feasible but ends at a wrong point, because the
+    gradient was not projected: `constrained` does both.
+
+    Parameters
+    ----------
+    constraint
+        A constraint of this package, a sum of several, or `Constraint(fn)`.
+    correction_rate
+        Share of the violation that a step takes off; a number or a schedule of the step.
+    damp
+        0 for a linearised constraint that holds exactly. A positive number, or a schedule, lets go
+        of directions in which the Jacobian is smaller than that, in its units. `"adaptive"` damps
+        as much as keeps the violation at `tolerance`: for constraints that cannot hold exactly.
+    restoration_steps
+        Newton corrections at most after a step, with the same Jacobian, until the nonlinear
+        violation is below `tolerance`. Each is taken only if it lowers the violation.
+    tolerance
+        Violation, as the root mean square of the residuals, that is small enough.
+    start_step
+        Steps before it pass through unchanged.
+    solver
+        `LSMR(rtol, max_steps=...)` for products with J alone, `Direct()` to form and factorise it.
+        By default factorised for at most 64 residuals, otherwise ``LSMR(rtol=1e-4,
+        max_steps=200)``.
+    warm_start
+        Begin the solve at the multipliers of the last step. Not for mini-batch constraints.
+    rank_every
+        Steps between two measurements of the rank; 0 for never.
+    warn
+        Warn of a vanished null space, a growing violation, residuals that are not finite.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        `update(updates, state, params, constraint_batch=...)`. `state.report` is a `Report`, whose
+        gradient norms and multipliers are those of the updates here.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments of a wrong type, parameters without floating-point arrays, `params=None`, a
+        missing batch, residuals that are not floating-point, none, or of a new number.
+
+    Notes
+    -----
+    A step whose residuals or Jacobian are not finite is not taken: updates of zero, the status
+    `NON_FINITE` and a warning.
+
+    Cost of a step: one linearisation, one evaluation, and with LSMR one forward and one backward
+    product of the linearised residuals an iteration, and about eight vectors of the parameters' and
+    as many of the residuals' size. Factorised: one backward pass for each residual, and n p^2
+    flops for p residuals and n parameters.
+    """
+    settings = checked_settings(
+        constraint, correction_rate, damp, restoration_steps, tolerance, start_step, solver,
+        warm_start, rank_every, warn,
+    )  # fmt: skip
+
+    def init(params: PyTree) -> NullSpaceState:
+        return init_state(settings, params)
+
+    def update(
+        updates: PyTree,
+        state: NullSpaceState,
+        params: PyTree | None = None,
+        *,
+        constraint_batch: PyTree = None,
+        **extra: Any,
+    ) -> tuple[PyTree, NullSpaceState]:
+        del extra
+        everything = movable(params, updates)
+
+        def act(state: NullSpaceState) -> tuple[PyTree, NullSpaceState]:
+            expected = expected_rows(state)
+            point = linearise(
+                everything, params, constraint_batch, state.count, settings, state.damping, expected
+            )
+            flat = point.layout.ravel(updates)
+            moved, along, held = project_update(point, flat, state.of_update)
+            outcome = finish(point, moved, held, state, flat)
+            report = outcome.report._replace(
+                gradient_norm=everything.norm(updates),
+                projected_gradient_norm=everything.norm(point.layout.insert(updates, along)),
+            )
+            out = unless(outcome.skipped, point.layout.insert(updates, outcome.update), None)
+            return out, settle(settings, state, report, None, held)
+
+        moved, state = _when_started(settings, state, act, updates)
+        return moved, state._replace(count=state.count + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def init_state(settings: Settings, params: PyTree) -> NullSpaceState:
+    """State before the first step; also checks constraint and parameters."""
+    layout = movable(params)
+    rows = rows_at_init(settings.constraint, params, layout.dtype)
+    iterates = rows is not None and not is_dense(rows.size, layout.size, settings.solver)
+    keep = settings.warm_start and iterates and not settings.constraint.takes_batch
+    return blank_state(rows, layout.dtype, DAMPING_START, keep)
+
+
+def expected_rows(state: NullSpaceState) -> int | None:
+    """How many residuals were seen at init."""
+    multipliers = state.report.multipliers
+    return None if multipliers is None else multipliers.shape[0]
+
+
+def unless(skipped: Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new`, or `old` (zeros for None) where the step was not taken."""
+
+    def pick(a: Any, b: Any) -> Any:
+        return jnp.where(skipped, b, a) if hasattr(a, "dtype") else a
+
+    if old is None:
+        return jax.tree.map(lambda a: pick(a, jnp.zeros((), a.dtype)), new)
+    return jax.tree.map(pick, new, old)
+
+
+def _when_started(settings: Settings, state: NullSpaceState, act, updates: PyTree):
+    if settings.starts_at_once:
+        return act(state)
+    started = state.count >= jnp.asarray(settings.start_step)
+    return jax.lax.cond(started, act, lambda state: (updates, state), state)
+
+
+class Outcome(NamedTuple):
+    """An update that is finite, and all of its report but the gradient's numbers."""
+
+    update: Array
+    skipped: Array
+    report: Report
+
+
+def finish(
+    point: Point,
+    update: Array,
+    held: Held | None,
+    state: NullSpaceState,
+    asked: Array,
+    gradient: Held | None = None,
+) -> Outcome:
+    """Restore, refuse what is not finite, measure, warn. `asked` is what came in."""
+    settings, dtype = point.settings, update.dtype
+    wanted_finite = jnp.all(jnp.isfinite(update))
+    moved, after, taken, steps, status = restore(point, update)
+    held_all = [h for h in (held, gradient) if h is not None]
+    for one in held_all:
+        status, steps = worse(one.step.status, status), steps + one.step.num_steps
+    before = point.violation(point.theta, point.residuals)
+    failed = (status == STATUS.NON_FINITE) | ~wanted_finite
+    # NaN in what was asked for is not the constraint's, and stays to be seen.
+    broken = ~jnp.isfinite(before) | failed & jnp.all(jnp.isfinite(asked))
+    status = jnp.where(broken | failed, STATUS.NON_FINITE, status).astype(jnp.int32)
+    after = jnp.where(broken, before, after)
+    growth, begin = growth_of(state, before)
+    rank, left = _measured_rank(point, held, state)
+    if settings.warn:
+        warn_of_non_finite(broken)
+        if point.pinned is None:  # a schedule of sparsity makes its own violation grow
+            # Rounding errors, and what is close to the tolerance, may grow.
+            floor = jnp.asarray(default_rtol(dtype), dtype)
+            if settings.tolerance is not None:
+                factor = 2 if settings.adaptive else 10
+                floor = jnp.maximum(floor, factor * rate_at(settings.tolerance, point.step, dtype))
+            warn_of_growth(growth, begin, jnp.where(before > floor, before, 0))
+        if point.projection is not None and not (point.rows.any_inequality or settings.adaptive):
+            seen = state.report.null_space_dimension  # NaN before the first measurement
+            warn_of_vanished((left < 0.5) & ~(seen < 0.5))
+    old = state.report
+    shown = held if gradient is None else gradient
+    keeps = old.multipliers is not None
+    active = old.active
+    if keeps and held_all:
+        active = jnp.any(jnp.stack([one.active for one in held_all]), axis=0)
+    report = Report(
+        violation_before=before,
+        violation_after=after,
+        gradient_norm=jnp.full((), jnp.nan, dtype),
+        projected_gradient_norm=jnp.full((), jnp.nan, dtype),
+        multipliers=shown.step.multipliers if keeps and shown is not None else old.multipliers,
+        active=active,
+        num_steps=steps.astype(jnp.int32),
+        restorations=taken.astype(jnp.int32),
+        status=status,
+        rank=rank,
+        null_space_dimension=left,
+        damp=point.damp.astype(dtype),
+        growth=growth,
+    )
+    return Outcome(moved, broken, report)
+
+
+def settle(
+    settings: Settings,
+    state: NullSpaceState,
+    report: Report,
+    gradient: Held | None,
+    update: Held | None,
+) -> NullSpaceState:
+    """The state after a step, but for its count."""
+    damping = next_damping(settings, state.damping, report.violation_before, state.count)
+    _, begin = growth_of(state, report.violation_before)
+
+    def kept(old: Array | None, held: Held | None) -> Array | None:
+        if old is None or held is None:
+            return old
+        m = held.step.multipliers
+        return jnp.where(status_ok(held.step.status) & jnp.all(jnp.isfinite(m)), m, 0)
+
+    return NullSpaceState(
+        state.count,
+        damping,
+        kept(state.of_gradient, gradient),
+        kept(state.of_update, update),
+        begin,
+        state.reach,
+        report,
+    )
+
+
+def _measured_rank(point: Point, held: Held | None, state: NullSpaceState) -> tuple[Array, Array]:
+    """Rank of the rows that hold, measured now and then; and how many dimensions they leave."""
+    old, every = state.report, point.settings.rank_every
+    free = point.num_free
+    dtype = free.dtype
+    if point.projection is None or held is None:
+        return jnp.zeros((), dtype), free
+    projection = point.projection
+    if isinstance(every, int) and every == 0:
+        return old.rank, free - old.rank
+
+    def measure() -> Array:
+        which = projection
+        if point.rows.any_inequality:
+            which = projection.with_rows(held.active.astype(dtype))
+        return which.effective_rank().astype(dtype)
+
+    due = (state.count % jnp.maximum(every, 1) == 0) | ~jnp.isfinite(old.rank)
+    rank = jax.lax.cond(due, measure, lambda: old.rank)
+    return rank, free - rank

@@ -1,0 +1,120 @@
+"""Settings of a constrained step: checked once, read at every step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from gplsq._core import check_finite_scalar, describe
+from gplsq.constraints._base import AbstractConstraint, check_constraint_type
+from gplsq.solvers import AbstractLeastSquares
+
+Rate = float | Array | Callable[[Array], Any]
+
+
+class Settings(NamedTuple):
+    """What `null_space` and `constrained` were asked for."""
+
+    constraint: AbstractConstraint
+    correction_rate: Rate
+    damp: Rate | str
+    restoration_steps: Any
+    tolerance: Any
+    start_step: Any
+    solver: AbstractLeastSquares | None
+    warm_start: bool
+    rank_every: Any
+    warn: bool
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether damping follows the violation."""
+        return isinstance(self.damp, str)
+
+    @property
+    def undamped(self) -> bool:
+        """Whether damping is known to be zero."""
+        return isinstance(self.damp, float) and self.damp == 0
+
+    @property
+    def restores(self) -> bool:
+        """Whether Newton corrections may follow a step."""
+        return not (isinstance(self.restoration_steps, int) and self.restoration_steps == 0)
+
+    @property
+    def starts_at_once(self) -> bool:
+        """Whether the constraint holds from the first step."""
+        return isinstance(self.start_step, int) and self.start_step == 0
+
+
+def checked_settings(
+    constraint: Any,
+    correction_rate: Any,
+    damp: Any,
+    restoration_steps: Any,
+    tolerance: Any,
+    start_step: Any,
+    solver: Any,
+    warm_start: bool,
+    rank_every: Any,
+    warn: bool,
+) -> Settings:
+    """Check what the user passed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected, what came, and what to do.
+    """
+    if isinstance(damp, str) and damp != "adaptive":
+        msg = (
+            f"damp must be a number, a schedule or 'adaptive'; got {damp!r}. Pass 0.0 for a "
+            "linearised constraint that holds exactly."
+        )
+        raise ValueError(msg)
+    if solver is not None and not isinstance(solver, AbstractLeastSquares):
+        msg = f"solver must be LSMR() or Direct(); got {describe(solver)}. Pass an instance."
+        raise TypeError(msg)
+    if isinstance(damp, str) and tolerance is None:
+        msg = (
+            "tolerance must be given with damp='adaptive': the violation (root mean square of the "
+            "residuals) that is small enough; got None. Pass a number in units of the residuals."
+        )
+        raise ValueError(msg)
+    if not (isinstance(restoration_steps, int) and restoration_steps == 0) and tolerance is None:
+        tolerance = 0.0
+    return Settings(
+        check_constraint_type(constraint),
+        as_rate("correction_rate", correction_rate),
+        damp if isinstance(damp, str) else as_rate("damp", damp),
+        _as_count("restoration_steps", restoration_steps),
+        None if tolerance is None else as_rate("tolerance", tolerance),
+        _as_count("start_step", start_step),
+        solver,
+        warm_start,
+        _as_count("rank_every", rank_every),
+        warn,
+    )
+
+
+def as_rate(name: str, value: Any) -> Any:
+    """A non-negative number, an array of one, or a schedule of the step."""
+    if callable(value) or eqx.is_array(value):
+        return value
+    return check_finite_scalar(name, value, minimum=0.0)
+
+
+def _as_count(name: str, value: Any) -> Any:
+    if eqx.is_array(value):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        msg = f"{name} must be a whole number, 0 or more; got {describe(value)}. Pass an int."
+        raise ValueError(msg)
+    return value
+
+
+def rate_at(value: Any, step: Any, dtype: Any) -> Array:
+    """A number or schedule at this step."""
+    return jnp.asarray(value(step) if callable(value) else value, dtype)

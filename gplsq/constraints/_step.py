@@ -1,0 +1,267 @@
+"""One constrained step: linearise, project, correct, restore, report."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from gplsq._core import STATUS, column_norm
+from gplsq.constraints._active_set import Held, hold
+from gplsq.constraints._metric import adam_metric
+from gplsq.constraints._params import Movable
+from gplsq.constraints._projection import Projection, is_dense, project_with, worse
+from gplsq.constraints._residuals import (
+    Rows,
+    flat_residuals,
+    pinned_entries,
+    root_mean_square,
+    rows_of,
+    touched,
+    violation_of,
+)
+from gplsq.constraints._settings import Settings, rate_at
+from gplsq.constraints._state import warn_of_rows
+from gplsq.operators import Composed, Diagonal, Function
+
+# Adaptive damping, relative to the root mean square of the lengths of the Jacobian's rows.
+DAMPING_START = 1e-2
+_DAMPING_RANGE = (1e-2, 1e2)
+# How fast it follows, and by how much at most in a step.
+_GAIN, _CHANGE = 0.1, 1.1
+
+
+class Point(NamedTuple):
+    """A constraint at the current parameters."""
+
+    layout: Movable
+    params: PyTree
+    batch: PyTree
+    step: Array
+    settings: Settings
+    rows: Rows
+    theta: Float[Array, " n"]
+    residuals: Float[Array, " p"]
+    projection: Projection | None  # None where all there is are pinned entries
+    damp: Array  # for the report
+    pinned: Bool[Array, " n"] | None
+    pull: Float[Array, " n"] | None
+    outside: int  # parameters that the constraint does not touch
+    metric: Float[Array, " n"] | None = None  # square root of a preconditioner
+
+    def evaluate(self, theta: Float[Array, " n"]) -> Float[Array, " p"]:
+        """Residuals elsewhere; parameters are rounded as they will be."""
+        params = self.layout.insert(self.params, theta)
+        dtype = self.layout.dtype
+        return flat_residuals(self.settings.constraint, params, self.batch, self.step, dtype)
+
+    def violation(self, theta: Float[Array, " n"], residuals: Float[Array, " p"]) -> Array:
+        """Root mean square of what is violated."""
+        amounts = violation_of(residuals, self.rows.inequality)
+        if self.pinned is None:
+            return root_mean_square(amounts)
+        held = jnp.where(self.pinned, theta, 0)
+        count = jnp.maximum(jnp.sum(self.pinned), 1).astype(theta.dtype)
+        of_pinned = root_mean_square(held) * jnp.sqrt(held.size / count)
+        if amounts.size == 0:
+            return of_pinned
+        total = amounts.size * root_mean_square(amounts) ** 2 + count * of_pinned**2
+        return jnp.sqrt(total / (amounts.size + count))
+
+    def free(self, flat: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The part of a vector that pinned entries have no share in."""
+        return flat if self.pinned is None else jnp.where(self.pinned, 0, flat)
+
+    @property
+    def num_free(self) -> Array:
+        """Parameters that are not pinned."""
+        n = jnp.asarray(self.theta.size + self.outside, self.theta.dtype)
+        return n if self.pinned is None else n - jnp.sum(self.pinned)
+
+
+def bare_point(
+    everything: Movable,
+    params: PyTree,
+    batch: PyTree,
+    step: Array,
+    settings: Settings,
+    expected: int | None = None,
+) -> Point:
+    """Residuals at `params`, without their derivative.
+
+    Raises
+    ------
+    ValueError
+        If a batch is missing or not wanted, or the number of residuals differs from `expected`.
+    """
+    constraint = settings.constraint
+    layout = touched(everything, constraint, params, batch, step)
+    dtype = layout.dtype
+    rows = rows_of(constraint, params, batch, step, dtype)
+    if expected is not None and rows.size != expected:
+        msg = (
+            f"a constraint must return the same number of residuals at every step; got {rows.size} "
+            f"after {expected} at init. Keep the shapes, for example by batches of one size."
+        )
+        raise ValueError(msg)
+    theta = layout.ravel(params)
+    pinned, pull = pinned_entries(constraint, params, step, layout)
+    residuals = flat_residuals(constraint, params, batch, step, dtype)
+    zero = jnp.zeros((), dtype)
+    outside = everything.size - layout.size
+    return Point(
+        layout, params, batch, step, settings, rows, theta, residuals, None, zero, pinned, pull,
+        outside,
+    )  # fmt: skip
+
+
+def linearise(
+    everything: Movable,
+    params: PyTree,
+    batch: PyTree,
+    step: Array,
+    settings: Settings,
+    damping: Array,
+    expected: int | None,
+    optimizer_state: PyTree = None,
+) -> Point:
+    """Residuals and Jacobian at `params`, by one linearisation.
+
+    With an `optimizer_state` in the metric of Adam's preconditioner that it holds.
+    """
+    point = bare_point(everything, params, batch, step, settings, expected)
+    layout, rows, dtype = point.layout, point.rows, point.layout.dtype
+    if (
+        settings.undamped
+        and rows.size > everything.size
+        and not rows.any_inequality
+        and settings.warn
+    ):
+        warn_of_rows(rows.size, everything.size)
+    if rows.size == 0:
+        return point
+    residuals, derivative = jax.linearize(point.evaluate, point.theta)
+    jacobian = Function(derivative, jax.ShapeDtypeStruct(point.theta.shape, dtype))
+    if point.pinned is not None:
+        jacobian = Composed(jacobian, Diagonal(jnp.where(point.pinned, 0, 1).astype(dtype)))
+    if optimizer_state is not None:
+        metric = adam_metric(optimizer_state, layout)
+        point = point._replace(metric=metric)
+        jacobian = Composed(jacobian, Diagonal(metric))
+    damp = None
+    if settings.adaptive:
+        damp = damping * _row_length(jacobian)
+    elif not settings.undamped:
+        damp = rate_at(settings.damp, step, dtype)
+    dense = is_dense(rows.size, layout.size, settings.solver)
+    projection = project_with(jacobian, settings.solver, damp, dense)
+    shown = point.damp if damp is None else damp
+    return point._replace(residuals=residuals, projection=projection, damp=shown)
+
+
+def _row_length(jacobian: Any) -> Array:
+    """Root mean square of the lengths of the rows, by one sign vector (Hutchinson 1990)."""
+    rows, dtype = jacobian.shape[0], jacobian.dtype
+    signs = jax.random.rademacher(jax.random.key(1), (rows,), dtype)
+    length = column_norm(jacobian.rmv(signs)) / np.sqrt(rows)
+    return jnp.where(length > 0, length, 1).astype(dtype)
+
+
+def project_gradient(
+    point: Point, gradient: Float[Array, " n"], start: Array | None, reach: Array
+) -> tuple[Float[Array, " n"], Held | None]:
+    """The part of the gradient along the constraint, and the multipliers of the rest.
+
+    `reach` is the length of an update for a gradient of length 1, as last seen: an inequality
+    counts as far as a step of that length would come up against it.
+    """
+    inside = point.free(gradient)
+    if point.projection is None:
+        return inside, None
+    room = jnp.zeros_like(point.residuals)
+    if point.rows.any_inequality:
+        c = jnp.where(point.rows.inequality, jnp.minimum(point.residuals, 0), 0)
+        room = jnp.maximum(c / jnp.maximum(reach, 1e-20), -1e20)
+    held = hold(point.projection, -inside, room, point.rows.inequality, start)
+    return inside + held.step.value, held
+
+
+def project_update(
+    point: Point,
+    update: Float[Array, " n"],
+    start: Array | None,
+) -> tuple[Float[Array, " n"], Float[Array, " n"], Held | None]:
+    """The update that keeps and corrects the linearised constraint, its part along it, and m."""
+    dtype = update.dtype
+    if point.pinned is not None and point.pull is not None:
+        update = jnp.where(point.pinned, -point.pull * point.theta, update)
+    if point.projection is None:
+        return update, point.free(update), None
+    c, rate = point.residuals, rate_at(point.settings.correction_rate, point.step, dtype)
+    target = jnp.where(point.rows.inequality & (c < 0), c, rate * c)
+    metric = point.metric
+    moved = update if metric is None else update / metric
+    if point.pinned is not None:
+        # What pinned entries do to the residuals is known: it goes to the right-hand side.
+        fixed = jnp.where(point.pinned, update, 0)
+        target = target + jax.jvp(point.evaluate, (point.theta,), (fixed,))[1]
+    held = hold(point.projection, point.free(moved), target, point.rows.inequality, start)
+    back = held.step.value if metric is None else held.step.value * metric
+    return update - back, point.free(update - back), held
+
+
+def restore(
+    point: Point, update: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Array, Array, Array, Array]:
+    """Newton corrections after a step, with the Jacobian it was made with.
+
+    Each is taken only if it lowers the violation. Returns the update, the violation after it, the
+    number of corrections, their solver steps and their worst status.
+    """
+    settings, metric, zero = point.settings, point.metric, jnp.zeros((), jnp.int32)
+    after = point.evaluate(point.theta + update)
+    violation = point.violation(point.theta + update, after)
+    fine = jnp.asarray(STATUS.EXACT, jnp.int32)
+    projection = point.projection
+    if projection is None or not settings.restores:
+        return update, violation, zero, zero, fine
+    tolerance = rate_at(settings.tolerance, point.step, update.dtype)
+    limit = jnp.asarray(settings.restoration_steps, jnp.int32)
+
+    def unfinished(carry):
+        _, _, violation, taken, _, _, improved = carry
+        return (taken < limit) & (violation > tolerance) & improved
+
+    def correct(carry):
+        update, after, violation, taken, steps, status, _ = carry
+        still = jnp.zeros_like(update)
+        held = hold(projection, still, after, point.rows.inequality)
+        back = held.step.value if metric is None else held.step.value * metric
+        trial = update - back
+        residuals = point.evaluate(point.theta + trial)
+        new = point.violation(point.theta + trial, residuals)
+        better = new < violation
+        chosen = jax.tree.map(
+            lambda a, b: jnp.where(better, a, b),
+            (trial, residuals, new, taken + 1),
+            (update, after, violation, taken),
+        )
+        return *chosen, steps + held.step.num_steps, worse(held.step.status, status), better
+
+    carry = (update, after, violation, zero, zero, fine, jnp.ones((), bool))
+    update, _, violation, taken, steps, status, _ = jax.lax.while_loop(unfinished, correct, carry)
+    return update, violation, taken, steps, status
+
+
+def next_damping(settings: Settings, damping: Array, violation: Array, step: Array) -> Array:
+    """Damping follows the violation: more freedom below the tolerance, less above it."""
+    if not settings.adaptive:
+        return damping
+    tolerance = rate_at(settings.tolerance, step, damping.dtype)
+    tiny = jnp.finfo(damping.dtype).tiny
+    ratio = (tolerance + tiny) / (violation + tiny)
+    change = jnp.clip(ratio**_GAIN, 1 / _CHANGE, _CHANGE)
+    low, high = _DAMPING_RANGE
+    new = jnp.clip(damping * change, low, high).astype(damping.dtype)
+    return jnp.where(jnp.isfinite(violation), new, damping)
