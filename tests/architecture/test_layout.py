@@ -104,3 +104,9 @@ def test_a_module_names_its_extra_where_the_library_is_missing(
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError")
     assert f'pip install "gplsq[{extra}]"' in last
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest would refuse one of them: without packages it imports files by their name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
