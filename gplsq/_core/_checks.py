@@ -41,11 +41,16 @@ def check_count(name: str, value: Any, *, minimum: int = 0) -> int:
 
     Raises
     ------
+    TypeError
+        If it is no whole number.
     ValueError
-        If it is not.
+        If it is too small.
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
-        msg = f"{name} must be a whole number of at least {minimum}; got {describe(value)}."
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        msg = f"{name} must be a whole number; got {describe(value)}. Pass a Python int."
+        raise TypeError(msg)
+    if value < minimum:
+        msg = f"{name} must be at least {minimum}; got {value}. Pass a larger number."
         raise ValueError(msg)
     return int(value)
 

@@ -68,6 +68,20 @@ class AbstractConstraint(eqx.Module):
         return Sum((*self.parts(), *other.parts()))
 
 
+class AbstractBatchConstraint(AbstractConstraint):
+    """A constraint at the inputs of a batch, of which `example` is one or None."""
+
+    example: eqx.AbstractVar[PyTree]
+
+    @property
+    def takes_batch(self):
+        return True
+
+    @property
+    def batch_like(self):
+        return self.example
+
+
 class Sum(AbstractConstraint):
     """All of several constraints; made by `a + b`."""
 
@@ -185,6 +199,14 @@ def wants_batch(fn: Any) -> bool:
         )
         raise TypeError(msg)
     return len(needed) == 2
+
+
+def pair_of(batch: PyTree, what: str, remedy: str) -> tuple[PyTree, PyTree]:
+    """The two parts of a batch, or a `ValueError` that says what they are."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        msg = f"constraint_batch must be {what}; got {describe(batch)}. {remedy}"
+        raise ValueError(msg)
+    return batch[0], batch[1]
 
 
 def check_constraint_type(constraint: Any) -> AbstractConstraint:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from gplsq._core import describe
-from gplsq.constraints._base import AbstractConstraint
+from gplsq._core import check_count, describe
+from gplsq.constraints._base import AbstractBatchConstraint, pair_of
 
 
-class Conservative(AbstractConstraint):
+class Conservative(AbstractBatchConstraint):
     """The Jacobian J(x) of a field is symmetric at the inputs of a batch.
 
     Parameters
@@ -40,30 +40,16 @@ class Conservative(AbstractConstraint):
         if not callable(field):
             msg = f"field must be a function of params and a point; got {describe(field)}."
             raise TypeError(msg)
-        if probes is not None and (isinstance(probes, bool) or probes < 1):
-            msg = f"probes must be a whole number of at least 1, or None; got {describe(probes)}."
-            raise ValueError(msg)
+        if probes is not None:
+            check_count("probes", probes, minimum=1)
         self.field, self.probes, self.example = field, probes, batch_like
-
-    @property
-    def takes_batch(self):
-        return True
-
-    @property
-    def batch_like(self):
-        return self.example
 
     def residuals(self, params, batch=None, step=None):
         del step
         if self.probes is None:
             return jax.vmap(lambda x: _asymmetry(lambda z: self.field(params, z), x))(batch)
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            msg = (
-                "constraint_batch must be (points, key) where probes are drawn; got "
-                f"{describe(batch)}. Pass a JAX random key with the points."
-            )
-            raise ValueError(msg)
-        points, key = batch
+        what = "(points, key) where probes are drawn"
+        points, key = pair_of(batch, what, "Pass a JAX random key with the points.")
         shape = (2, points.shape[0], self.probes, *points.shape[1:])
         u, v = jax.random.normal(key, shape, points.dtype)
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from gplsq._core import describe
-from gplsq.constraints._base import AbstractConstraint
+from gplsq.constraints._base import AbstractBatchConstraint, pair_of
 
 
-class Equivariance(AbstractConstraint):
+class Equivariance(AbstractBatchConstraint):
     """`f(g x) = g f(x)` for the inputs x of a batch and elements g of a group.
 
     Parameters
@@ -62,14 +62,6 @@ class Equivariance(AbstractConstraint):
         self.elements = None if elements is None else jax.tree.map(jnp.asarray, elements)
         self.example = batch_like
 
-    @property
-    def takes_batch(self):
-        return True
-
-    @property
-    def batch_like(self):
-        return self.example
-
     def residuals(self, params, batch=None, step=None):
         del step
         inputs, elements = self._split(batch)
@@ -86,13 +78,8 @@ class Equivariance(AbstractConstraint):
     def _split(self, batch: PyTree) -> tuple[PyTree, PyTree]:
         if self.elements is not None:
             return batch, self.elements
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            msg = (
-                "constraint_batch must be (inputs, elements), because the group elements were not "
-                f"given with the constraint; got {describe(batch)}. Pass both, or `elements`."
-            )
-            raise ValueError(msg)
-        return batch[0], batch[1]
+        what = "(inputs, elements), because the group elements were not given with the constraint"
+        return pair_of(batch, what, "Pass both, or `elements`.")
 
 
 class Invariance(Equivariance):

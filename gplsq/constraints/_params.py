@@ -30,15 +30,7 @@ class Movable(eqx.Module):
     @property
     def dtype(self) -> Any:
         """Dtype of the flat vector: that of the leaves, and no less than float32."""
-        return jnp.result_type(jnp.float32, *self.dtypes) if self._short else self._widest
-
-    @property
-    def _widest(self) -> Any:
-        return jnp.result_type(*self.dtypes)
-
-    @property
-    def _short(self) -> bool:
-        return jnp.dtype(self._widest).itemsize < 4
+        return jnp.result_type(jnp.float32, *self.dtypes)
 
     def only(self, wanted: list[bool]) -> "Movable":
         """The same with some of the leaves that move."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from gplsq._core import describe
+from gplsq._core import column_norm, describe
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import Movable, is_floating
 
@@ -155,9 +155,7 @@ def root_mean_square(x: Array) -> Float[Array, ""]:
     """0 for no numbers; safe against overflow of squares."""
     if x.size == 0:
         return jnp.zeros((), x.dtype)
-    largest = jnp.max(jnp.abs(x))
-    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return unit * jnp.sqrt(jnp.mean((x / unit) ** 2))
+    return column_norm(x) / x.size**0.5
 
 
 def pinned_entries(

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from gplsq._core import check_choice, check_finite_scalar, describe
-from gplsq.constraints._base import AbstractConstraint
+from gplsq.constraints._base import AbstractBatchConstraint, pair_of
 
 
-class Robustness(AbstractConstraint):
+class Robustness(AbstractBatchConstraint):
     """The output moves by no more than `bound` under the perturbations of a batch: an inequality.
 
     Parameters
@@ -57,22 +57,9 @@ class Robustness(AbstractConstraint):
     def kind(self):
         return "inequality"
 
-    @property
-    def takes_batch(self):
-        return True
-
-    @property
-    def batch_like(self):
-        return self.example
-
     def residuals(self, params, batch=None, step=None):
         del step
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            msg = (
-                "constraint_batch must be (inputs, perturbations); got "
-                f"{describe(batch)}. Pass two arrays of one shape."
-            )
-            raise ValueError(msg)
+        inputs = pair_of(batch, "(inputs, perturbations)", "Pass two arrays of one shape.")
 
         def change(x, e):
             def f(z):
@@ -85,6 +72,6 @@ class Robustness(AbstractConstraint):
             squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(moved)]
             return jnp.sum(jnp.stack(squares))
 
-        squared = jax.vmap(change)(*batch)
+        squared = jax.vmap(change)(*inputs)
         bound = self.bound.astype(squared.dtype)
         return (squared / bound - bound) / 2

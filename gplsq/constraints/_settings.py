@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gplsq._core import check_finite_scalar, describe
+from gplsq._core import check_count, check_finite_scalar, describe
 from gplsq.constraints._base import AbstractConstraint, check_constraint_type
 from gplsq.solvers import AbstractLeastSquares
 
@@ -109,10 +109,7 @@ def as_rate(name: str, value: Any) -> Any:
 def _as_count(name: str, value: Any) -> Any:
     if eqx.is_array(value):
         return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        msg = f"{name} must be a whole number, 0 or more; got {describe(value)}. Pass an int."
-        raise ValueError(msg)
-    return value
+    return check_count(name, value)
 
 
 def rate_at(value: Any, step: Any, dtype: Any) -> Array:

@@ -42,7 +42,7 @@ class Point(NamedTuple):
     settings: Settings
     rows: Rows
     theta: Float[Array, " n"]
-    residuals: Float[Array, " p"]
+    residuals: Any  # shape (p,); None before `linearise`
     projection: Projection | None  # None where all there is are pinned entries
     damp: Array  # for the report
     pinned: Bool[Array, " n"] | None
@@ -88,7 +88,7 @@ def bare_point(
     settings: Settings,
     expected: int | None = None,
 ) -> Point:
-    """Residuals at `params`, without their derivative.
+    """What is known at `params` without residuals and their derivative.
 
     Raises
     ------
@@ -107,11 +107,10 @@ def bare_point(
         raise ValueError(msg)
     theta = layout.ravel(params)
     pinned, pull = pinned_entries(constraint, params, step, layout)
-    residuals = flat_residuals(constraint, params, batch, step, dtype)
     zero = jnp.zeros((), dtype)
     outside = everything.size - layout.size
     return Point(
-        layout, params, batch, step, settings, rows, theta, residuals, None, zero, pinned, pull,
+        layout, params, batch, step, settings, rows, theta, None, None, zero, pinned, pull,
         outside,
     )  # fmt: skip
 
@@ -140,7 +139,7 @@ def linearise(
     ):
         warn_of_rows(rows.size, everything.size)
     if rows.size == 0:
-        return point
+        return point._replace(residuals=jnp.zeros(0, dtype))
     residuals, derivative = jax.linearize(point.evaluate, point.theta)
     jacobian = Function(derivative, jax.ShapeDtypeStruct(point.theta.shape, dtype))
     if point.pinned is not None:

@@ -3,3 +3,4 @@
 from gplsq.estimators._archive import LoadError as LoadError
 from gplsq.estimators._regressor import GPRegressor as GPRegressor
 from gplsq.estimators._saving import load as load
+from gplsq.estimators._weights import fitted_rows as fitted_rows

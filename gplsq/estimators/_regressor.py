@@ -259,8 +259,9 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         Returns
         -------
         self
-            With the posterior of all rows, to the solver's tolerance, and calibrated anew. The
-            solve starts from the one there is; see `gplsq.gp.Posterior.update`.
+            With the posterior of all rows (the new ones of weight one), to the solver's tolerance,
+            and calibrated anew. The solve starts from the one there is; see
+            `gplsq.gp.Posterior.update`.
 
         Raises
         ------
@@ -276,7 +277,7 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         dtype = np.dtype(self.posterior_.X.dtype)
         with jax.enable_x64(dtype == np.float64):
             points = self._X_scaling.apply(np.asarray(X), dtype)
-            points = with_weights(points) if is_weighted(self.posterior_) else points
+            points = with_weights(points) if is_weighted(self) else points
             target = self._y_scaling.apply(np.asarray(y, np.float64), dtype)
             posterior = self.posterior_.update(points, target)
             check_finite_mean(posterior)
@@ -391,4 +392,4 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         check_is_fitted(self, "posterior_")
         Z = np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
         points = self._X_scaling.apply(Z, np.dtype(self.posterior_.X.dtype))
-        return with_weights(points) if is_weighted(self.posterior_) else points
+        return with_weights(points) if is_weighted(self) else points

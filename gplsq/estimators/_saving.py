@@ -15,7 +15,7 @@ from gplsq.estimators._outcome import check_finite_mean
 from gplsq.estimators._state import to_jax, to_numpy
 from gplsq.estimators._weights import is_weighted
 from gplsq.gp import Calibration, LowRankPosterior, Posterior
-from gplsq.kernels import AbstractKernel
+from gplsq.kernels import AbstractKernel, Weighted
 
 _FORMAT, _FORMAT_VERSION = "gplsq model", 1
 # scikit-learn's own notes on an estimator, which hold no numbers.
@@ -208,7 +208,8 @@ def _check_model(model: Any) -> None:
         msg = f"its scaling or its names are not those of {d} columns"
         raise LoadError(msg)
     dtype = np.dtype(posterior.X.dtype)
-    n, columns = posterior.X.shape[0], d + is_weighted(posterior)
+    n = posterior.X.shape[0]
+    columns = d + (is_weighted(model) and isinstance(posterior.kernel, Weighted))
     solved = posterior.solution.value
     same = {leaf.dtype for leaf in (posterior.y, posterior.noise_variance, solved)}
     low_rank = isinstance(posterior, LowRankPosterior)

@@ -69,6 +69,5 @@ def tune_or_keep(
         random_state=rng,
         verbose=model.verbose,
     )
-    found = result.kernel
-    found = found.kernel if isinstance(found, Weighted) else found
-    return found, result.noise_variance, result.history
+    found: Any = result.kernel
+    return found.kernel if weighted else found, result.noise_variance, result.history

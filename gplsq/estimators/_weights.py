@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gplsq._core import describe
-from gplsq.gp import LowRankPosterior, Posterior
-from gplsq.kernels import Weighted
 from gplsq.operators import RowTable
 
 
@@ -107,9 +105,15 @@ def with_weights(X: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     return np.column_stack([X, column]).astype(X.dtype)
 
 
-def is_weighted(posterior: Posterior | LowRankPosterior) -> bool:
-    """Whether the last column of a posterior's points is a weight."""
-    return isinstance(posterior.kernel, Weighted)
+def is_weighted(model: Any) -> bool:
+    """Whether a fitted estimator's posterior has one more column than its tables, of weights."""
+    return model.posterior_.X.shape[1] > model.n_features_in_
+
+
+def fitted_rows(model: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a fit, standardised and without their weights."""
+    X, y = np.asarray(model.posterior_.X), np.asarray(model.posterior_.y)
+    return (X[:, :-1], y / X[:, -1]) if is_weighted(model) else (X, y)
 
 
 def inducing_points(inducing: Any, columns: int, weighted: bool) -> Any:

@@ -5,10 +5,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from gplsq._core import check_choice, check_finite_scalar, describe, free_memory
+from gplsq._core import check_choice, check_count, check_finite_scalar, free_memory
 from gplsq.gp._machine import NOMINAL, Rates, machine_rates
 from gplsq.solvers import LSMR, AbstractLeastSquares, Direct, RandomlyPivotedCholesky
 
@@ -152,12 +151,12 @@ def plan(
     >>> print(gplsq.plan(1000, 5).reason)
     direct (dense Cholesky): 1000 rows, up to 5000
     """
-    _check_size("n", n)
-    _check_size("d", d)
-    _check_size("num_targets", num_targets)
-    _check_size("num_devices", num_devices)
+    check_count("n", n, minimum=1)
+    check_count("d", d, minimum=1)
+    check_count("num_targets", num_targets, minimum=1)
+    check_count("num_devices", num_devices, minimum=1)
     if rank is not None:
-        _check_size("rank", rank)
+        check_count("rank", rank, minimum=1)
     check_choice("form", form, ("auto", "dense", "tiled"))
     own = isinstance(solver, AbstractLeastSquares)
     if not own:
@@ -368,10 +367,3 @@ def _rtol(rtol: float | None, dtype: Any, wide: float) -> float:
 
 def _preconditioner(n: int) -> RandomlyPivotedCholesky:
     return RandomlyPivotedCholesky(rank=min(n, _RANK), block=min(n, 100))
-
-
-def _check_size(name: str, value: Any) -> None:
-    whole = hasattr(value, "__index__") and not isinstance(value, bool | jax.Array)
-    if not whole or int(value) < 1:
-        msg = f"{name} must be a whole number, at least 1; got {describe(value)}. Pass an int."
-        raise ValueError(msg)

@@ -3,7 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array
 
-from gplsq._core import matmul, positive, savable
+from gplsq._core import check_count, matmul, positive, savable
 from gplsq.kernels._base import AbstractPairKernel
 
 
@@ -42,9 +42,7 @@ class Polynomial(AbstractPairKernel):
     bias: Array = positive(default=1.0)
 
     def __check_init__(self):
-        if isinstance(self.degree, bool) or not isinstance(self.degree, int) or self.degree < 1:
-            msg = f"degree must be a whole number from 1 up; got {self.degree!r}. Pass an int."
-            raise ValueError(msg)
+        check_count("degree", self.degree, minimum=1)
 
     def pair(self, x, z):
         return (self.variance * matmul(x, z) + self.bias) ** self.degree

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gplsq._core import check_finite_scalar, default_rtol, describe, is_traced
+from gplsq._core import check_count, check_finite_scalar, default_rtol, describe, is_traced
 from gplsq.operators._base import AbstractEuclideanOperator, AbstractLinearOperator
 
 
@@ -74,9 +74,7 @@ def check_adjoint(
     if not isinstance(operator, AbstractLinearOperator):
         msg = f"operator must be an operator; got {describe(operator)}. Wrap arrays in Dense."
         raise TypeError(msg)
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        msg = f"probes must be a whole number of at least 1; got {describe(probes)}. Pass an int."
-        raise ValueError(msg)
+    check_count("probes", probes, minimum=1)
     if rtol is None:
         eps = float(jnp.finfo(operator.dtype).eps)
         rtol = max(default_rtol(operator.dtype), 10 * eps * max(operator.shape) ** 0.5)

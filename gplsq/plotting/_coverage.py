@@ -1,19 +1,19 @@
 """Calibration: do intervals hold what they promise?"""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import ArrayLike
 from scipy.special import ndtr
 
-from gplsq.plotting._predictions import check_predictions
+from gplsq.plotting._predictions import PredictionsDisplay, check_predictions
 from gplsq.plotting._style import BLUE, GREY, PercentFormatter, axes_of, tidy
 
 # Levels of the summary in the legend.
 _LEVELS = (0.5, 0.9, 0.95)
 
 
-class CoverageDisplay:
+class CoverageDisplay(PredictionsDisplay):
     """The share of targets inside central intervals of every size, against what was promised.
 
     Above the diagonal intervals are too wide, below it too narrow. The band is where the curve of
@@ -39,30 +39,12 @@ class CoverageDisplay:
         self.promised = np.linspace(0, 1, 201)
         self.covered = self.coverage(self.promised)
 
-    @classmethod
-    def from_estimator(
-        cls, estimator: Any, X: Any, y: ArrayLike, *, ax: Any = None
-    ) -> "CoverageDisplay":
-        """Predict X, which the estimator must not have seen, and draw.
-
-        Parameters
-        ----------
-        estimator
-            A fitted `GPRegressor`, or anything whose ``predict`` takes ``return_std=True``.
-        X, y
-            Test data, shapes (m, d) and (m,).
-        ax
-            Matplotlib axes, or None for a new figure.
-        """
-        mean, std = estimator.predict(X, return_std=True)
-        return cls(y, mean, std).plot(ax=ax)
-
     def coverage(self, level: ArrayLike) -> np.ndarray:
         """The share of targets inside central intervals of a size, such as 0.95."""
         inside = np.searchsorted(self._needed, np.asarray(level, float), side="right")
         return inside / len(self._needed)
 
-    def plot(self, *, ax: Any = None) -> "CoverageDisplay":
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw; `ax` are matplotlib axes, or None for a new figure."""
         (axes,) = axes_of(ax, 1, size=(5, 4.8))
         p = self.promised

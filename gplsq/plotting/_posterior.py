@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from gplsq._core import describe
+from gplsq.estimators import fitted_rows
 from gplsq.plotting._predictions import NINETY_FIVE
 from gplsq.plotting._style import (
     BLUE,
@@ -225,15 +226,14 @@ def _rows(estimator: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray | None
             msg = f"X must have shape (n, {d}) and y shape (n,); got {describe(X)}, {describe(y)}."
             raise ValueError(msg)
         return rows, target
-    rows = np.asarray(getattr(estimator.posterior_, "X", None), object)
-    if rows.ndim != 2 or len(rows) == 0:
+    rows, target = fitted_rows(estimator)
+    if rows.dtype == object or len(rows) == 0:
         msg = "the model does not have the rows of its fit. Pass X, and y to show them."
         raise ValueError(msg)
     (shift, scale), target_scaling = estimator._X_scaling, estimator._y_scaling
     # A constant column has an infinite scale, and lies where it was shifted from.
     rows = rows.astype(float) * np.where(np.isinf(scale), 0, scale) + shift
-    target = np.asarray(estimator.posterior_.y, float)
-    return rows, target * target_scaling.scale + target_scaling.shift
+    return rows, target.astype(float) * target_scaling.scale + target_scaling.shift
 
 
 def _chosen(columns: Any, names: list[str]) -> list[int]:

@@ -1,6 +1,6 @@
 """Predictions against what came true."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -14,7 +14,34 @@ NINETY_FIVE = 1.959964
 _MOST_INTERVALS = 500
 
 
-class PredictionDisplay:
+class PredictionsDisplay:
+    """Base of pictures of targets, means and standard deviations of a test table."""
+
+    def __init__(self, y: ArrayLike, mean: ArrayLike, std: ArrayLike):
+        raise NotImplementedError
+
+    @classmethod
+    def from_estimator(cls, estimator: Any, X: Any, y: ArrayLike, *, ax: Any = None) -> Self:
+        """Predict X, which the estimator has best not seen, and draw.
+
+        Parameters
+        ----------
+        estimator
+            A fitted `GPRegressor`, or anything whose ``predict`` takes ``return_std=True``.
+        X, y
+            Test data, shapes (m, d) and (m,).
+        ax
+            Matplotlib axes, or None for a new figure.
+        """
+        mean, std = estimator.predict(X, return_std=True)
+        return cls(y, mean, std).plot(ax=ax)
+
+    def plot(self, *, ax: Any = None) -> Self:
+        """Draw; `ax` are matplotlib axes, or None for a new figure."""
+        raise NotImplementedError
+
+
+class PredictionDisplay(PredictionsDisplay):
     """Predictions against the truth, with 95 % intervals; points outside are marked.
 
     Parameters
@@ -39,25 +66,7 @@ class PredictionDisplay:
         count = min(len(order), _MOST_INTERVALS)
         self.shown = order[np.linspace(0, len(order) - 1, count).round().astype(int)]
 
-    @classmethod
-    def from_estimator(
-        cls, estimator: Any, X: Any, y: ArrayLike, *, ax: Any = None
-    ) -> "PredictionDisplay":
-        """Predict X, which the estimator has best not seen, and draw.
-
-        Parameters
-        ----------
-        estimator
-            A fitted `GPRegressor`, or anything whose ``predict`` takes ``return_std=True``.
-        X, y
-            Test data, shapes (m, d) and (m,).
-        ax
-            Matplotlib axes, or None for a new figure.
-        """
-        mean, std = estimator.predict(X, return_std=True)
-        return cls(y, mean, std).plot(ax=ax)
-
-    def plot(self, *, ax: Any = None) -> "PredictionDisplay":
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw; `ax` are matplotlib axes, or None for a new figure."""
         (axes,) = axes_of(ax, 1, size=(5.4, 5.6))
         artists = []

@@ -4,7 +4,6 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from gplsq._core import STATUS, describe
+from gplsq._core import STATUS, check_count, describe
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._adjoint import DerivativeWarning
 from gplsq.solvers._inputs import as_damp, as_operator
@@ -166,8 +165,9 @@ def compare_gradients(
     if not callable(fn):
         msg = f"fn must be a function of (params, solve); got {describe(fn)}. Pass a callable."
         raise TypeError(msg)
-    counts = [_positive("num_steps", count) for count in num_steps]
-    directions, repeat = _positive("directions", directions), _positive("repeat", repeat)
+    counts = [check_count("num_steps", count, minimum=1) for count in num_steps]
+    directions = check_count("directions", directions, minimum=1)
+    repeat = check_count("repeat", repeat, minimum=1)
     moving, fixed = eqx.partition(params, eqx.is_inexact_array_like)
     moving = jax.tree.map(jnp.asarray, moving)
     if not jax.tree.leaves(moving):
@@ -382,13 +382,3 @@ def _ratio(a: float, b: float) -> float:
     if b == 0 and not np.isnan(a):
         return 0.0 if a == 0 else float("inf")
     return a / b if b != 0 else a
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        msg = f"{name} must be a whole number; got {describe(value)}. Pass a Python int."
-        raise TypeError(msg)
-    if value < 1:
-        msg = f"{name} must be at least 1; got {value}. Pass a larger number."
-        raise ValueError(msg)
-    return int(value)

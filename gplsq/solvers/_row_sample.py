@@ -7,7 +7,6 @@ draws gives the standard error.
 """
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree, Scalar
 
 from gplsq._core import (
     check_choice,
+    check_count,
     column_norm,
     describe,
     is_traced,
@@ -282,22 +282,12 @@ def checked_draw(
     num_rows: Any, num_groups: Any, probabilities: Any, length: int, dtype: Any
 ) -> tuple[int, int, str | Array]:
     """Numbers of rows and groups, and the way of drawing."""
-    drawn = _checked_count("num_rows", num_rows, 2 if length > 1 else 1)
+    drawn = check_count("num_rows", num_rows, minimum=2 if length > 1 else 1)
     if drawn > length:
         msg = f"num_rows must be at most the number of rows, {length}; got {drawn}. Pass {length}."
         raise ValueError(msg)
-    groups = _checked_count("num_groups", num_groups, 2)
+    groups = check_count("num_groups", num_groups, minimum=2)
     return drawn, groups, _checked_weights(probabilities, length, dtype)
-
-
-def _checked_count(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        msg = f"{name} must be a whole number; got {describe(value)}. Pass a Python int."
-        raise TypeError(msg)
-    if value < least:
-        msg = f"{name} must be at least {least}; got {value}. Pass a larger number."
-        raise ValueError(msg)
-    return int(value)
 
 
 def _checked_weights(probabilities: Any, length: int, dtype: Any) -> str | Array:

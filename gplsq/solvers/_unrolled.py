@@ -6,7 +6,6 @@ when the iterate is not the solution, and the only way to train what the iterate
 lengths, a start, a preconditioner).
 """
 
-from numbers import Integral
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from gplsq._core import STATUS, check_choice, column_norm, describe, stop_gradient
+from gplsq._core import STATUS, check_choice, check_count, column_norm, describe, stop_gradient
 from gplsq.operators import AbstractLinearOperator, Diagonal, Stacked
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._inputs import as_columns, as_damp, as_operator, as_start
@@ -108,7 +107,7 @@ def unrolled_lstsq(
     rhs, single, restore = as_columns(operator, b)
     sigma = as_damp(damp, operator)
     start = as_start("x0", operator, x0, rhs.shape[1])
-    steps = _checked_steps(num_steps)
+    steps = check_count("num_steps", num_steps, minimum=1)
     factors = _checked_coefficients(coefficients, steps, operator.dtype)
     check_choice("checkpoint", checkpoint, ("steps", "segments", "none"))
     if preconditioner is not None and isinstance(operator, KernelOperator):
@@ -123,16 +122,6 @@ def unrolled_lstsq(
     if single:
         value, status, stats = jax.tree.map(lambda leaf: leaf[..., 0], (value, status, stats))
     return solution_from(restore(value), status, stats)
-
-
-def _checked_steps(num_steps: Any) -> int:
-    if isinstance(num_steps, bool) or not isinstance(num_steps, Integral):
-        msg = f"num_steps must be a whole number; got {describe(num_steps)}. Pass a Python int."
-        raise TypeError(msg)
-    if num_steps < 1:
-        msg = f"num_steps must be at least 1; got {num_steps}. Pass a larger number."
-        raise ValueError(msg)
-    return int(num_steps)
 
 
 def _checked_coefficients(coefficients: Any, steps: int, dtype: Any) -> Array | None:

@@ -1,13 +1,12 @@
 """Hold-out loss: random rows, or the last ones, predicted from the rest."""
 
-from numbers import Integral
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from gplsq._core import check_choice, matmul, savable, stop_gradient
+from gplsq._core import check_choice, check_count, matmul, savable, stop_gradient
 from gplsq.gp import choose_solver
 from gplsq.operators import Dense, Inducing, cross_product
 from gplsq.operators import Kernel as KernelOperator
@@ -50,13 +49,8 @@ class Holdout(AbstractObjective):
     inducing: int | None = eqx.field(default=None, static=True)
 
     def __check_init__(self):
-        whole = isinstance(self.inducing, Integral) and not isinstance(self.inducing, bool)
-        if self.inducing is not None and not (whole and self.inducing > 0):
-            msg = (
-                f"inducing must be a positive number of points or None; got {self.inducing!r}. "
-                "Pass for example 512."
-            )
-            raise ValueError(msg)
+        if self.inducing is not None:
+            check_count("inducing", self.inducing, minimum=1)
         check_fraction(self.fraction)
         if not isinstance(self.solver, AbstractLeastSquares):
             check_choice("solver", self.solver, ("auto", "direct", "lsmr"))

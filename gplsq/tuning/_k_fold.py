@@ -46,10 +46,9 @@ class KFold(AbstractObjective):
             X, y = X[order], y[order]
         k = min(self.num_folds, n)
         height = -(-n // k)
-        # Rows that only fill up: of variance one, and independent of all others.
-        filling = k * height - n
-        S = jnp.eye(n + filling, dtype=X.dtype)
-        S = S.at[:n, :n].set(noisy_gram(kernel, noise_variance, X))
+        S, filling = noisy_gram(kernel, noise_variance, X), k * height - n
+        if filling:  # by rows of variance one, independent of all others
+            S = jax.scipy.linalg.block_diag(S, jnp.eye(filling, dtype=X.dtype))
         folds = np.full((k, height), -1)
         for rows, part in zip(folds, np.array_split(np.arange(n), k), strict=True):
             rows[: len(part)] = part

@@ -263,7 +263,8 @@ class _Run:
         best, best_model, stale, rejected = np.inf, model, 0, 0
         for inner in range(level.steps):
             rows = self._rows(level) if noisy else fixed
-            value, new, new_state = self._step(model, state, rows)
+            key = self._key() if noisy else exam_key
+            value, new, new_state = self._step(model, state, rows, key)
             exam = None
             if np.isfinite(value):
                 if not noisy:
@@ -278,7 +279,7 @@ class _Run:
                     return best, best_model, state
                 # Back to the best values, with more noise: see _RESCUE_FACTOR.
                 raised = best_model[0], best_model[1] + rejected * math.log(_RESCUE_FACTOR)
-                model = self.rules.project(raised) if self._noise_is_free() else best_model
+                model = self.rules.project(raised) if self.rules.noise_is_free else best_model
                 continue
             if exam is not None:
                 improved = np.isinf(best) or exam < best - _MIN_IMPROVEMENT * abs(best)
@@ -296,14 +297,13 @@ class _Run:
             return exam, model, state
         return best, best_model, state
 
-    def _step(self, model: Any, state: Any, rows: np.ndarray) -> tuple[float, Any, Any]:
+    def _step(
+        self, model: Any, state: Any, rows: np.ndarray, key: jax.Array
+    ) -> tuple[float, Any, Any]:
         data = self.X, self.y, self.groups
-        arguments = model, state, data, rows, self._key(), self.rules
+        arguments = model, state, data, rows, key, self.rules
         value, new, new_state = _step(*arguments, self.objective, self.loss, self.optimizer)
         return float(value), new, new_state
-
-    def _noise_is_free(self) -> bool:
-        return bool(self.rules.free[1])
 
     def _exam(self, model: Any, rows: np.ndarray, key: jax.Array) -> float:
         data = self.X, self.y, self.groups

@@ -32,7 +32,8 @@ class AbstractObjective(eqx.Module):
         X, y
             The rows of a level, in the order of the table.
         key
-            Draws the split, if there is one.
+            Draws the split, if there is one. Where the objective is not `random` it is the same
+            at all steps of a level.
         loss
             Of (y, mean, variance), on rows that the prediction did not see.
         groups
@@ -42,7 +43,7 @@ class AbstractObjective(eqx.Module):
     @property
     @abc.abstractmethod
     def random(self) -> bool:
-        """Whether the value depends on `key`, so that single values are noisy."""
+        """Whether the value shall be averaged over keys, because a split depends on them."""
 
     @property
     @abc.abstractmethod

@@ -25,11 +25,16 @@ class Restrictions(eqx.Module):
     Priors are functions of the hyperparameters themselves.
     """
 
-    low: PyTree[Array]
-    high: PyTree[Array]
-    free: PyTree[Array]
+    low: PyTree[np.ndarray]
+    high: PyTree[np.ndarray]
+    free: PyTree[np.ndarray]
     priors: tuple[tuple[str, Callable], ...] = eqx.field(static=True)
-    weight: Array  # of the log prior: one row's
+    weight: np.ndarray  # of the log prior: one row's
+
+    @property
+    def noise_is_free(self) -> bool:
+        """Whether the noise is tuned."""
+        return bool(self.free[1])
 
     def project(self, model: PyTree) -> PyTree:
         """The nearest model within bounds."""
@@ -137,20 +142,21 @@ def restrict(
     def side(which: int) -> PyTree[Array]:
         missing = (-np.inf, np.inf)[which]
 
-        def bound(p: Parameter) -> Array:
+        def bound(p: Parameter) -> np.ndarray:
             limit = limits.get(p.name, (None, None))[which]
-            if limit is None:
-                return jnp.full_like(p.value, missing)
-            return jnp.broadcast_to(_inner(limit, p), p.value.shape).astype(p.value.dtype)
+            inner = missing if limit is None else _inner(limit, p)
+            return np.broadcast_to(inner, p.value.shape).astype(dtype)
 
-        return map_parameters(kernel, bound), bound(Parameter(NOISE, jnp.zeros((), dtype), True))
+        return of_each(bound)
 
-    free = map_parameters(kernel, lambda p: jnp.full_like(p.value, p.name not in still, dtype=bool))
-    moves = eqx.filter((free, jnp.asarray(NOISE not in still)), eqx.is_array)
-    low, high = (eqx.filter(side(i), eqx.is_inexact_array) for i in (0, 1))
-    return Restrictions(
-        low, high, eqx.filter(moves, eqx.is_array), tuple(densities), jnp.asarray(1 / n, dtype)
-    )
+    def of_each(fn: Callable[[Parameter], np.ndarray]) -> PyTree[np.ndarray]:
+        """What a function says of every hyperparameter, shaped like a model of the tuner."""
+        noise: Any = np.zeros((), dtype)
+        both = map_parameters(kernel, fn), fn(Parameter(NOISE, noise, True))
+        return eqx.filter(both, lambda leaf: isinstance(leaf, np.ndarray))
+
+    free = of_each(lambda p: np.full(p.value.shape, p.name not in still))
+    return Restrictions(side(0), side(1), free, tuple(densities), np.asarray(1 / n, dtype))
 
 
 def _inner(limit: Any, p: Parameter) -> Any:

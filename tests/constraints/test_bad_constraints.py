@@ -72,7 +72,7 @@ CASES = {
     "rate-negative": (lambda: null_space(SUM, correction_rate=-1.0), ValueError, "at least 0"),
     "damp-word": (lambda: null_space(SUM, damp="strong"), ValueError, "'adaptive'"),
     "adaptive-alone": (lambda: null_space(SUM, damp="adaptive"), ValueError, "tolerance must be"),
-    "steps-float": (lambda: null_space(SUM, restoration_steps=1.5), ValueError, "whole number"),
+    "steps-float": (lambda: null_space(SUM, restoration_steps=1.5), TypeError, "whole number"),
     "solver": (lambda: null_space(SUM, solver="lsmr"), TypeError, r"LSMR\(\) or Direct\(\)"),
     "optimizer": (lambda: constrained("adam", SUM), TypeError, "optax"),
     "method": (lambda: constrained(optax.sgd(1.0), SUM, method="magic"), ValueError, "null_space"),

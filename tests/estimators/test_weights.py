@@ -10,7 +10,7 @@ from sklearn.model_selection import cross_val_score
 
 import gplsq
 from gplsq import GPRegressor
-from gplsq.kernels import Matern32, Scaled
+from gplsq.kernels import Matern32, Scaled, Weighted
 from gplsq.testing import tolerance
 from gplsq.tuning import Holdout, MarginalLikelihood
 
@@ -86,20 +86,37 @@ def test_equal_weights_change_nothing(table):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "solver", [{"inducing": N}, {"num_features": 400}], ids=["inducing", "features"]
-)
-def test_low_rank_models_take_weights(table, solver):
+@pytest.mark.parametrize("points", ["chosen", "given"])
+def test_a_model_of_inducing_points_takes_weights(table, points):
     X, y, Z = table
     noise = np.where(X[:, 0] > 0, 0.01, 1.0)
-    name = "inducing" if "inducing" in solver else "features"
     exact = given(standardize=False).fit(X, y, noise_variance=noise).predict(Z)
-    model = given(standardize=False, solver=name, random_state=0, rtol=1e-8, **solver)
-    error = np.abs(model.fit(X, y, noise_variance=noise).predict(Z) - exact)
-    assert np.max(error) < (1e-3 if name == "inducing" else 0.35)
-    if name == "inducing":
-        own = given(standardize=False, solver=name, rtol=1e-8, inducing=X)
-        np.testing.assert_allclose(own.fit(X, y, noise_variance=noise).predict(Z), exact, atol=1e-3)
+    inducing = N if points == "chosen" else X
+    model = given(standardize=False, solver="inducing", rtol=1e-8, inducing=inducing)
+    np.testing.assert_allclose(model.fit(X, y, noise_variance=noise).predict(Z), exact, atol=1e-3)
+
+
+def test_a_model_of_features_is_weighted_ridge_regression_on_them(table, rng):
+    X, y, Z = table
+    noise = rng.uniform(0.01, 1.0, N)
+    settings = {"standardize": False, "solver": "features", "rtol": 1e-10, "num_features": 60}
+    gp = given(**settings, random_state=0).fit(X, y, noise_variance=noise)
+    with jax.enable_x64(True):
+        # Points of weight one have the features of the kernel alone.
+        features = gp.posterior_.basis.features
+        Phi, other = (np.asarray(features(np.column_stack([A, np.ones(len(A))]))) for A in (X, Z))
+    weighted = Phi.T @ (Phi / noise[:, None]) + np.eye(Phi.shape[1])
+    mean = other @ np.linalg.solve(weighted, Phi.T @ (y / noise))
+    np.testing.assert_allclose(gp.predict(Z), mean, atol=1e-6)
+
+
+def test_a_weighted_kernel_of_ones_own_takes_the_last_column_for_the_weight(table):
+    X, y, Z = table
+    weight = np.linspace(0.5, 2, N)
+    points = np.column_stack([X, weight]), np.column_stack([Z, np.ones(M)])
+    gp = given(kernel=Weighted(KERNEL), standardize=False).fit(points[0], y * weight)
+    mean = textbook(X, y, Z, NOISE / weight**2)[0]
+    np.testing.assert_allclose(gp.predict(points[1]), mean, atol=1e-7)
 
 
 @pytest.mark.parametrize("objective", ["auto", Holdout(0.25), MarginalLikelihood()], ids=str)

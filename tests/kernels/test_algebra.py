@@ -143,7 +143,7 @@ def test_arrays_of_numbers_are_refused():
 
 @pytest.mark.parametrize("degree", [0, -1, 1.5, True, "2"])
 def test_a_bad_degree_is_refused(degree):
-    with pytest.raises(ValueError, match="degree must be a whole number from 1 up"):
+    with pytest.raises((TypeError, ValueError), match=r"degree must be (a whole|at least 1)"):
         kernels.Polynomial(degree)
 
 

@@ -24,6 +24,7 @@ KERNELS = {
     "sum": 1.5 * kernels.RBF(0.7) + kernels.Linear(0.3).on(1) + 0.5,
     "product": kernels.RBF(0.9) * (2.0 * kernels.Periodic(1.0, 3.0).on(0)),
     "product with a line": kernels.RBF(0.9) * (kernels.Linear(0.5).on([0, 1]) + 0.2),
+    "weighted": kernels.Weighted(kernels.RBF(0.8)),
     "product of sums": (kernels.RBF(0.9) + kernels.Matern52(2.0)) * (kernels.RBF(0.5) + 0.3),
 }
 

@@ -295,7 +295,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(TypeError, match=r"operator must be an operator; got .* Wrap arrays in D"):
         check_adjoint(A)
     for probes in (0, -1, 2.0, True, "many"):
-        with pytest.raises(ValueError, match="probes must be a whole number of at least 1"):
+        with pytest.raises((TypeError, ValueError), match=r"probes must be (a whole|at least 1)"):
             check_adjoint(_dense(A, np.float32), probes=probes)
     with pytest.raises(ValueError, match="rtol must be at least 0"):
         check_adjoint(_dense(A, np.float32), rtol=-1.0)

@@ -58,6 +58,16 @@ def rendered(display):
 # Tuning
 
 
+def test_the_posterior_of_weighted_rows_shows_the_rows_themselves(data):
+    X, y = data
+    weights = np.linspace(0.5, 3, N)
+    settings = {"kernel": RBF([1.0, 1.0]), "objective": None, "noise_variance": 0.01}
+    gp = GPRegressor(**settings).fit(X, y, sample_weight=weights)
+    display = PosteriorDisplay.from_estimator(gp, num_points=5)
+    np.testing.assert_allclose(display.points[0], X[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(display.points[-1], y, rtol=1e-6)
+
+
 def test_paths_are_those_of_the_history(tuned):
     display = rendered(TuningDisplay.from_estimator(tuned))
     history = list(tuned.history_)

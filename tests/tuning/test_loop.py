@@ -7,20 +7,12 @@ import optax
 import pytest
 
 from gplsq import kernels
-from gplsq.testing import gp_draw
-from gplsq.tuning import Holdout, LeaveOneOut, Level, default_levels, mse, tune
+from gplsq.tuning import Holdout, LeaveOneOut, Level, MarginalLikelihood, default_levels, mse, tune
 
 KERNEL = 1.0 * kernels.RBF([3.0, 3.0])
 LEVELS = (Level(30, 12),)
 FROZEN = optax.sgd(0.0)
 ASCENT = optax.sgd(-0.3)
-
-
-@pytest.fixture
-def data(rng):
-    X = rng.uniform(-2, 2, (30, 2))
-    _, y = gp_draw(rng, kernels.RBF([0.7, 3.0]), X.astype(np.float32), 0.01)
-    return X.astype(np.float32), y
 
 
 def _run(data, **settings):
@@ -53,6 +45,13 @@ def test_equal_seeds_give_equal_runs(data):
     np.testing.assert_array_equal(first.kernel.kernel.lengthscale, second.kernel.kernel.lengthscale)
     # A random objective is examined every five steps.
     assert [record["exam"] is not None for record in first.history] == [True] + 4 * [False] + [True]
+
+
+def test_probes_of_a_stochastic_likelihood_are_those_of_the_level_at_every_step(data):
+    """Values of steps that do not move are equal, so that small gains can be told from chance."""
+    objective = MarginalLikelihood(direct_rows=1, num_probes=2)
+    result = _run(data, objective=objective, optimizer=FROZEN, levels=(Level(30, 3),))
+    assert len({record["loss"] for record in result.history}) == 1
 
 
 def test_a_run_that_gets_worse_keeps_its_best_step(data):

@@ -203,13 +203,13 @@ def test_groups_are_asked_for_where_they_are_missing(data):
 
 @pytest.mark.parametrize("folds", [1, 0, 2.5, True, "5"])
 def test_wrong_numbers_of_folds_are_refused(folds):
-    with pytest.raises(ValueError, match="num_folds must be a whole number of at least 2"):
+    with pytest.raises((TypeError, ValueError), match=r"num_folds must be (a whole|at least 2)"):
         KFold(folds)
 
 
 @pytest.mark.parametrize("setting", ["direct_rows", "num_probes", "num_steps"])
 def test_wrong_settings_of_the_likelihood_are_refused(setting):
-    with pytest.raises(ValueError, match=f"{setting} must be a whole number"):
+    with pytest.raises(ValueError, match=f"{setting} must be at least"):
         MarginalLikelihood(**{setting: -1})
 
 
