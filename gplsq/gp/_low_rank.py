@@ -15,6 +15,7 @@ from gplsq._core import (
     column_norm,
     describe,
     gather_rows,
+    jit_quickly,
     map_row_tiles,
     map_rows,
     matmul,
@@ -279,7 +280,7 @@ def _solve_damped(operator, y, damp, solver, preconditioner, x0) -> Solution:
     return _solve_spread(operator, y, damp, x0, settings)
 
 
-@eqx.filter_jit
+@jit_quickly
 def _solve_spread(operator, y, damp, x0, settings) -> Solution:
     """The same with damping as rows that are spread like those of the operator."""
     system = ShardedDamping(operator, damp, operator.mesh)
@@ -306,13 +307,13 @@ def choose_inducing(
     return candidates[pivots[: int(used)]]
 
 
-@eqx.filter_jit
+@jit_quickly
 def _pivots(kernel: AbstractKernel, candidates: Array, num: int, key: Array) -> Any:
     operator = KernelOperator(kernel, candidates, "tiled")
     return pivoted_factor(operator, num, min(num, _PIVOT_BLOCK), key)[1:]
 
 
-@eqx.filter_jit
+@jit_quickly
 def _factorise(operator: AbstractEvaluation, rows: Array, noise: Array) -> _Factors:
     n, m = operator.shape
     damp = jnp.sqrt(noise)
@@ -324,7 +325,7 @@ def _factorise(operator: AbstractEvaluation, rows: Array, noise: Array) -> _Fact
     return _Factors(root, noise, triangular_inverse(R))
 
 
-@eqx.filter_jit
+@jit_quickly
 def _mean(basis, coefficients, points, mesh) -> Array:
     def values(part, basis, coefficients):
         rows = tile_rows(part.shape[0], basis.size)
@@ -340,7 +341,7 @@ def _explained(basis, factors, points) -> tuple[Array, Array]:
     return features, jnp.sqrt(factors.shift) * left
 
 
-@eqx.filter_jit
+@jit_quickly
 def _variance(kernel, basis, factors, points, mesh) -> Array:
     def of_tile(tile, kernel, basis, factors):
         features, left = _explained(basis, factors, tile)
@@ -355,7 +356,7 @@ def _variance(kernel, basis, factors, points, mesh) -> Array:
     return map_rows(values, mesh, points, kernel, basis, factors)
 
 
-@eqx.filter_jit
+@jit_quickly
 def _covariance(kernel, basis, factors, points) -> Array:
     features, left = _explained(basis, factors, points)
     full = matmul(left.T, left)
@@ -367,6 +368,6 @@ def _covariance(kernel, basis, factors, points) -> Array:
     return (full + full.T) / 2
 
 
-@eqx.filter_jit
+@jit_quickly
 def _leverage(basis, factors, points) -> Array:
     return jnp.sum(matmul(basis.features(points), factors.inverse) ** 2, axis=1)

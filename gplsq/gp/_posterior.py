@@ -14,6 +14,7 @@ from gplsq._core import (
     check_choice,
     describe,
     is_traced,
+    jit_quickly,
     map_rows,
     matmul,
     place,
@@ -141,11 +142,10 @@ class Posterior(eqx.Module):
         """
         index = jnp.asarray(rows)
         if isinstance(self.solver, Direct):
-            total = 1 / _inverse_diagonal(self.prepared.lower)[index]
-            latent = jnp.maximum(total - self.noise_variance, 0)
-        else:
-            latent = jnp.maximum(self._bound(self.X[index], index), 0)
-            total = latent + self.noise_variance
+            data = self.prepared.lower, self.noise_variance, self.solution.value
+            return _left_out(*data, index)
+        latent = jnp.maximum(self._bound(self.X[index], index), 0)
+        total = latent + self.noise_variance
         return self.solution.value[index] * total, latent
 
     def update(self, X: ArrayLike, y: ArrayLike) -> "Posterior":
@@ -226,15 +226,15 @@ def _warn_if_missed(status: Array) -> None:
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
-prepare = eqx.filter_jit(
+prepare = jit_quickly(
     lambda solver, operator, damp, preconditioner: solver.prepare(operator, damp, preconditioner)
 )
-_by_solves = eqx.filter_jit(variance_by_solves)
-_covariance_by_factor = eqx.filter_jit(covariance_by_factor)
-_covariance_by_solves = eqx.filter_jit(covariance_by_solves)
+_by_solves = jit_quickly(variance_by_solves)
+_covariance_by_factor = jit_quickly(covariance_by_factor)
+_covariance_by_solves = jit_quickly(covariance_by_solves)
 
 
-@eqx.filter_jit
+@jit_quickly
 def _by_factor(kernel, X, lower, Z, mesh):
     def values(part, kernel, X, lower):
         return variance_by_factor(kernel, X, lower, part)
@@ -242,7 +242,7 @@ def _by_factor(kernel, X, lower, Z, mesh):
     return map_rows(values, mesh, Z, kernel, X, lower)
 
 
-@eqx.filter_jit
+@jit_quickly
 def _neighbours(kernel, X, noise, Z, exclude, mesh):
     def values(part, kernel, X, noise):
         return variance_by_neighbours(kernel, X, noise, part[0], _NEIGHBOURS, part[1])
@@ -250,7 +250,7 @@ def _neighbours(kernel, X, noise, Z, exclude, mesh):
     return map_rows(values, mesh, (Z, exclude), kernel, X, noise)
 
 
-@eqx.filter_jit
+@jit_quickly
 def _extended(kernel, X, lower, noise, n: int) -> Array:
     """The Cholesky factor of all rows of X from that of the first n."""
     new = X[n:]
@@ -262,10 +262,11 @@ def _extended(kernel, X, lower, noise, n: int) -> Array:
     return jnp.concatenate([top, jnp.concatenate([left.T, corner], axis=1)])
 
 
-@jax.jit
-def _inverse_diagonal(lower: Array) -> Array:
-    """diag((L L^T)^-1). Cost: n^3 flops, n^2 numbers."""
+@jit_quickly
+def _left_out(lower: Array, noise: Array, value: Array, index: Array) -> tuple[Array, Array]:
+    """By diag((L L^T)^-1). Cost: n^3 flops, n^2 numbers."""
     half = jax.scipy.linalg.solve_triangular(
         lower, jnp.eye(lower.shape[0], dtype=lower.dtype), lower=True
     )
-    return jnp.sum(half**2, axis=0)
+    total = 1 / jnp.sum(half**2, axis=0)[index]
+    return value[index] * total, jnp.maximum(total - noise, 0)

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from gplsq._core import cast, savable
+from gplsq._core import cast, jit_quickly, savable
 from gplsq.kernels import AbstractFeatureMap, AbstractKernel, random_features
 from gplsq.operators._basis import (
     AbstractBasis,
@@ -110,6 +109,6 @@ def feature_basis(
     return _draw(cast(kernel, points.dtype), key, num, points.shape[1])
 
 
-@eqx.filter_jit
+@jit_quickly
 def _draw(kernel: AbstractKernel, key: Array, num: int, d: int) -> Any:
     return FeatureBasis(random_features(kernel, key, num, d))

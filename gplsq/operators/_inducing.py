@@ -1,12 +1,11 @@
 """Functions of a kernel's space that a few inducing points span, evaluated at many rows."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
-from gplsq._core import as_points, cast, jittered_cholesky, savable
+from gplsq._core import as_points, cast, jit_quickly, jittered_cholesky, savable
 from gplsq.kernels import AbstractKernel
 from gplsq.operators._basis import (
     AbstractBasis,
@@ -131,7 +130,7 @@ def inducing_basis(kernel: AbstractKernel, Z: Float[Array, "m d"]) -> InducingBa
     return InducingBasis(kernel, Z, inducing_factor(kernel, Z))
 
 
-@eqx.filter_jit
+@jit_quickly
 def inducing_factor(kernel: AbstractKernel, Z: Float[Array, "m d"]) -> Float[Array, "m m"]:
     """Lower Cholesky factor of k(Z, Z) with the least jitter that it needs."""
     m = Z.shape[0]

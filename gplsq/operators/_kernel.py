@@ -17,6 +17,7 @@ from gplsq._core import (
     fill_rows,
     free_memory,
     gather_rows,
+    jit_quickly,
     least_of_processes,
     map_row_tiles,
     map_rows,
@@ -192,7 +193,7 @@ def _numbers(X: Array) -> Array:
     return jnp.arange(X.shape[0], dtype=jnp.int32)
 
 
-@eqx.filter_jit
+@jit_quickly
 def _gram(kernel: AbstractKernel, X: Array, rows: int, mesh: Mesh | None) -> Array:
     """K, written tile by tile into one buffer. Not differentiated: `_kept_mv` has the rule."""
     kernel, X = stop_gradient((kernel, X))
@@ -244,7 +245,7 @@ def _kept_mv_jvp(primals, tangents, *, rows, mesh):
     return value, tangent
 
 
-@eqx.filter_jit
+@jit_quickly
 def cross_product(
     kernel: AbstractKernel,
     Z: Float[Array, "m d"],

@@ -1,6 +1,10 @@
 """What a solve returns: the value, a status per column, and numbers to judge it by."""
 
+import functools
+from collections.abc import Callable
+
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -82,9 +86,19 @@ def describe_outcome(status: Array, stats: Stats) -> str:
     return "; ".join(lines)
 
 
-def solution_from(value: PyTree[Array], status: Array, stats: Stats) -> Solution:
-    """Assemble a `Solution`."""
-    return Solution(value, status_ok(status), status, stats)
+def solution_from(
+    value: Array, status: Array, stats: Stats, single: bool, restore: Callable[[Array], PyTree]
+) -> Solution:
+    """Assemble a `Solution` from columns; `single` takes the only one out."""
+    value, ok, status, stats = _finished(value, status, stats, single)
+    return Solution(restore(value), ok, status, stats)
+
+
+# One program, where each of these small steps would be compiled alone.
+@functools.partial(jax.jit, static_argnames="single", inline=True)
+def _finished(value, status, stats, single):
+    parts = value, status_ok(status), status, stats
+    return jax.tree.map(lambda leaf: leaf[..., 0], parts) if single else parts
 
 
 __all__ = ["STATUS", "ConvergenceError", "Solution", "Stats", "describe_outcome", "solution_from"]

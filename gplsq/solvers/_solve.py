@@ -3,11 +3,18 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from gplsq._core import column_norm, describe, is_traced, stop_gradient
+from gplsq._core import (
+    column_norm,
+    describe,
+    is_traced,
+    jit_quickly,
+    status_ok,
+    stop_gradient,
+)
 from gplsq.operators import Diagonal, Kernel, Stacked
 from gplsq.solvers._adjoint import make_adjoint, solve_with_derivative
 from gplsq.solvers._base import AbstractLeastSquares
@@ -118,9 +125,7 @@ def lstsq(
     )
     if throw:
         value = _raise_if_failed(value, status, stats)
-    if single:
-        value, status, stats = jax.tree.map(lambda leaf: leaf[..., 0], (value, status, stats))
-    return solution_from(restore(value), status, stats)
+    return solution_from(value, status, stats, single, restore)
 
 
 def adjoint_solution(
@@ -161,12 +166,10 @@ def adjoint_solution(
     start = as_start("x0", operator, x0, cotangent.shape[1])
     check_preconditioner(preconditioner, operator)
     w, status, stats = _run_adjoint(operator, sigma, cotangent, start, preconditioner, method)
-    if single:
-        w, status, stats = jax.tree.map(lambda leaf: leaf[..., 0], (w, status, stats))
-    return solution_from(restore(w), status, stats)
+    return solution_from(w, status, stats, single, restore)
 
 
-@eqx.filter_jit
+@jit_quickly
 def _run_adjoint(operator, damp, g, w0, preconditioner, solver):
     operator, damp, g, w0 = stop_gradient((operator, damp, g, w0))
     if damp is not None and damp.ndim == 1:
@@ -179,7 +182,7 @@ def _run_adjoint(operator, damp, g, w0, preconditioner, solver):
     return stop_gradient(w), status, stats
 
 
-@eqx.filter_jit
+@jit_quickly
 def _run(operator, damp, b, x0, preconditioner, solver, adjoint_solver, adjoint_x0, throw):
     rows = b.shape[0]
     data = operator, b
@@ -211,10 +214,9 @@ def _checked_solver(name: str, solver: Any) -> AbstractLeastSquares:
 
 
 def _raise_if_failed(value: Array, status: Array, stats: Any) -> Array:
-    from_status = solution_from(value, status, stats)
     if is_traced(status):
         message = "lstsq missed its tolerance; call with throw=False and look at Solution.report()"
-        return eqx.error_if(value, ~jnp.all(from_status.ok), message)
-    if not bool(jnp.all(from_status.ok)):
+        return eqx.error_if(value, ~jnp.all(status_ok(status)), message)
+    if not np.all(status_ok(np.asarray(status))):
         raise ConvergenceError(describe_outcome(status, stats))
     return value

@@ -119,9 +119,7 @@ def unrolled_lstsq(
     value, status, stats = _run(
         operator, sigma, rhs, start, preconditioner, factors, steps, checkpoint
     )
-    if single:
-        value, status, stats = jax.tree.map(lambda leaf: leaf[..., 0], (value, status, stats))
-    return solution_from(restore(value), status, stats)
+    return solution_from(value, status, stats, single, restore)
 
 
 def _checked_coefficients(coefficients: Any, steps: int, dtype: Any) -> Array | None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 from tqdm import tqdm
 
 from gplsq._core import (
@@ -28,10 +28,10 @@ from gplsq._core import (
 from gplsq.kernels import AbstractKernel
 from gplsq.tuning._choose import choose_objective
 from gplsq.tuning._history import History
-from gplsq.tuning._levels import Level, check_levels, default_levels
+from gplsq.tuning._levels import EVERYTHING, Level, check_levels, default_levels
 from gplsq.tuning._losses import as_loss
 from gplsq.tuning._objectives import AbstractObjective
-from gplsq.tuning._restrictions import restrict
+from gplsq.tuning._restrictions import Restrictions, restrict
 from gplsq.tuning._start import start_from_data
 
 _LEARNING_RATE = 0.2
@@ -167,9 +167,10 @@ def tune(
         kernel, noise = start_from_data(kernel, X_host, y_host, rng)
     if not (isinstance(noise_variance, str) and noise_variance == "auto"):
         noise = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
-    rules = restrict(kernel, bounds, fixed, priors, n, jnp.asarray(X_host[:0]).dtype)
+    dtype = np.dtype(jnp.asarray(X_host[:0]).dtype)
+    rules = restrict(kernel, bounds, fixed, priors, n, dtype)
     data = X_host, y_host, labels
-    run = _Run(data, chosen, score, optimizer, schedule, rules, num_restarts, rng, verbose)
+    run = _Run(data, dtype, chosen, score, optimizer, schedule, rules, num_restarts, rng, verbose)
     return run.go(kernel, noise)
 
 
@@ -204,11 +205,13 @@ class _Run:
     A model is the pair (unconstrained kernel, log noise variance).
     """
 
-    def __init__(self, data, objective, loss, optimizer, levels, rules, num_restarts, rng, verbose):
-        X, y, groups = data
-        self.X = jnp.asarray(X)
-        self.y = jnp.asarray(y, self.X.dtype)
-        self.groups = None if groups is None else jnp.asarray(groups)
+    def __init__(
+        self, data, dtype, objective, loss, optimizer, levels, rules, num_restarts, rng, verbose
+    ):
+        X, y, self.groups = data
+        # On the host: programs get the rows of a step, whatever the length of the table.
+        self.X = X.astype(dtype)
+        self.y = y.astype(dtype)
         self.objective, self.loss, self.rules = objective, loss, rules
         self.levels, self.rng, self.num_restarts = levels, rng, num_restarts
         total = sum(level.steps for level in levels)
@@ -220,13 +223,13 @@ class _Run:
     def go(self, kernel: AbstractKernel, noise: float) -> TuningResult:
         """Run all levels from these hyperparameters, and the first from others too."""
         dtype = self.X.dtype
-        first = unconstrain(cast(kernel, dtype)), jnp.log(jnp.asarray(noise, dtype))
+        first = _start(kernel, np.asarray(noise, dtype), self.rules)  # pyright: ignore
         best: Any = None
         with self.bar:
             rows, key = self._rows(self.levels[0]), self._key()
             for start in range(self.num_restarts + 1):
                 self.start = start
-                model = self.rules.project(self._shake(first) if start else first)
+                model = self._shake(first) if start else first
                 state = self.optimizer.init(eqx.filter(model, eqx.is_inexact_array))
                 found = self._level(self.levels[0], model, state, rows, key)
                 best = found if best is None or found[0] < best[0] else best
@@ -242,7 +245,8 @@ class _Run:
             raise FloatingPointError(msg)
         self.rules.warn_at_bounds(model)
         kernel, log_noise = model
-        return TuningResult(constrain(kernel), float(jnp.exp(log_noise)), loss, self.history)
+        noise = math.exp(log_noise)
+        return TuningResult(eqx.filter_jit(constrain)(kernel), noise, loss, self.history)
 
     def _shake(self, model: Any) -> Any:
         """Another start: every free coordinate moved by a standard normal number."""
@@ -251,13 +255,13 @@ class _Run:
             lambda leaf: jnp.asarray(self.rng.standard_normal(leaf.shape), leaf.dtype), numbers
         )
         moved = jax.tree.map(jnp.add, numbers, self.rules.keep(noise))
-        return eqx.combine(moved, rest)
+        return self.rules.project(eqx.combine(moved, rest))
 
     def _level(
         self, level: Level, model: Any, state: Any, fixed: np.ndarray, exam_key: jax.Array
     ) -> tuple[float, Any, Any]:
         """One level; returns its best loss, the model that had it, and the optimiser's state."""
-        everything = level.rows == self.X.shape[0]
+        everything = level.rows >= EVERYTHING * self.X.shape[0]
         noisy = self.objective.random or (self.objective.fresh_rows and not everything)
         patience = _PATIENCE_RANDOM if noisy else _PATIENCE_FIXED
         best, best_model, stale, rejected = np.inf, model, 0, 0
@@ -290,7 +294,10 @@ class _Run:
                     self.history.message = f"level of {level.rows} rows ended early: no progress"
                     return best, best_model, state
             model, state = new, new_state
-        exam = self._exam(model, fixed, exam_key)
+        if noisy:
+            exam = self._exam(model, fixed, exam_key)
+        else:  # One step more is cheaper than a program of its own.
+            exam = _finite(self._step(model, state, fixed, exam_key)[0])
         if exam < best or (noisy and level is not self.levels[-1] and np.isfinite(exam)):
             # A level in between hands on its last values: steps on fresh rows average over
             # subsets, and choosing by one fixed subset would fit that subset.
@@ -300,15 +307,16 @@ class _Run:
     def _step(
         self, model: Any, state: Any, rows: np.ndarray, key: jax.Array
     ) -> tuple[float, Any, Any]:
-        data = self.X, self.y, self.groups
-        arguments = model, state, data, rows, key, self.rules
+        arguments = model, state, self._take(rows), key, self.rules
         value, new, new_state = _step(*arguments, self.objective, self.loss, self.optimizer)
         return float(value), new, new_state
 
     def _exam(self, model: Any, rows: np.ndarray, key: jax.Array) -> float:
-        data = self.X, self.y, self.groups
-        value = _evaluate(model, data, rows, key, self.rules, self.objective, self.loss)
-        return float(value) if np.isfinite(value) else np.inf
+        data = self._take(rows)
+        return _finite(_evaluate(model, data, key, self.rules, self.objective, self.loss))
+
+    def _take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        return self.X[rows], self.y[rows], None if self.groups is None else self.groups[rows]
 
     def _record(self, level: Level, value: float, exam: float | None, model: Any) -> None:
         kernel, log_noise = model
@@ -318,7 +326,7 @@ class _Run:
             "rows": level.rows,
             "loss": value,
             "exam": exam,
-            "noise_variance": float(jnp.exp(log_noise)),
+            "noise_variance": math.exp(log_noise),
             "seconds": time.perf_counter() - self.began,
             "accepted": bool(np.isfinite(value)),
         }
@@ -343,11 +351,21 @@ def _default_optimizer(total: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, total, alpha=0.05))
 
 
-def _value(model, data, rows, key, rules, objective, loss):
+def _finite(value: Any) -> float:
+    """A loss, infinite where it is not a number."""
+    return float(value) if np.isfinite(value) else np.inf
+
+
+@eqx.filter_jit
+def _start(kernel: AbstractKernel, noise: Array, rules: Restrictions) -> tuple[Any, Array]:
+    """The model that a run starts from."""
+    return rules.project((unconstrain(cast(kernel, noise.dtype)), jnp.log(noise)))
+
+
+def _value(model, data, key, rules, objective, loss):
     X, y, groups = data
     kernel, noise = constrain(model[0]), jnp.exp(model[1])
-    labels = None if groups is None else groups[rows]
-    value = objective(kernel, noise, X[rows], y[rows], key, loss, labels)
+    value = objective(kernel, noise, X, y, key, loss, groups)
     return value + rules.penalty(kernel, noise)
 
 
@@ -355,9 +373,9 @@ _evaluate = jit_quickly(_value)
 
 
 @jit_quickly
-def _step(model, state, data, rows, key, rules, objective, loss, optimizer):
+def _step(model, state, data, key, rules, objective, loss, optimizer):
     """One optimiser step; a gradient that is not finite makes the value NaN."""
-    arguments = data, rows, key, rules, objective, loss
+    arguments = data, key, rules, objective, loss
     value, gradient = eqx.filter_value_and_grad(_value)(model, *arguments)
     gradient = rules.keep(gradient)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))

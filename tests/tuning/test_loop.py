@@ -47,6 +47,22 @@ def test_equal_seeds_give_equal_runs(data):
     assert [record["exam"] is not None for record in first.history] == [True] + 4 * [False] + [True]
 
 
+def test_folds_of_a_cross_validation_share_a_compiled_step(rng):
+    traced = []
+
+    def loss(y, mean, variance):
+        traced.append(len(y))
+        return mse(y, mean, variance)
+
+    for rows in (150, 151, 150):
+        X = rng.uniform(-2, 2, (rows, 2)).astype(np.float32)
+        result = tune(KERNEL, X, X[:, 0], loss=loss, optimizer=FROZEN)
+        # Nearly all rows are all rows: the same at every step.
+        assert len({record["loss"] for record in result.history}) == 1
+    assert set(traced) == {148}
+    assert len(traced) <= 2
+
+
 def test_probes_of_a_stochastic_likelihood_are_those_of_the_level_at_every_step(data):
     """Values of steps that do not move are equal, so that small gains can be told from chance."""
     objective = MarginalLikelihood(direct_rows=1, num_probes=2)
@@ -188,8 +204,11 @@ def test_bad_data_and_kernels_are_refused(data):
 
 
 def test_default_levels_grow_with_the_data():
-    assert default_levels(300, LeaveOneOut()) == (Level(300, 100),)
-    assert [level.rows for level in default_levels(1500, LeaveOneOut())] == [500, 1500]
+    # All rows are a few less, so that tables of similar length share what is compiled.
+    assert default_levels(300, LeaveOneOut()) == (Level(296, 100),)
+    assert default_levels(302, LeaveOneOut()) == (Level(296, 100),)
+    assert all(0.968 * n <= default_levels(n, LeaveOneOut())[0].rows <= n for n in range(2, 800))
+    assert [level.rows for level in default_levels(1500, LeaveOneOut())] == [500, 1472]
     assert [level.rows for level in default_levels(9000, LeaveOneOut())] == [500, 2000]
     assert default_levels(800, Holdout()) == (Level(800, 90),)
     assert [level.rows for level in default_levels(10**6, Holdout())] == [1000, 2500]
