@@ -14,6 +14,8 @@ from gplsq.kernels._base import Scaled as Scaled
 from gplsq.kernels._base import Sum as Sum
 from gplsq.kernels._dot_product import Linear as Linear
 from gplsq.kernels._dot_product import Polynomial as Polynomial
+from gplsq.kernels._nystrom import Nystrom as Nystrom
+from gplsq.kernels._nystrom import inducing_factor as inducing_factor
 from gplsq.kernels._random_features import AbstractFeatureMap as AbstractFeatureMap
 from gplsq.kernels._random_features import random_features as random_features
 from gplsq.kernels._scale_mixtures import mixture_scales as mixture_scales

@@ -38,6 +38,7 @@ KERNELS = {
     "sum": kernels.RBF(0.9) + 0.4 + kernels.Linear(0.7),
     "product": kernels.Matern52(1.4) * kernels.Polynomial(2, 0.4, 1.1),
     "columns": kernels.RBF([0.7, 1.3]).on([2, 0]),
+    "nystrom": kernels.Nystrom(kernels.RBF(0.9), np.eye(3, dtype=np.float32)),
     "weighted": kernels.Weighted(kernels.Matern52([0.7, 1.3])),
     "nested": 1.5 * (kernels.Matern12(0.8).on(1) * kernels.Periodic().on(0) + kernels.Linear()),
     "user": CauchyProduct(),
