@@ -83,34 +83,44 @@ class ConstrainedState(NamedTuple):
 
 def blank_report(rows: Rows | None, dtype: Any) -> Report:
     """Before the first step: NaN where nothing was measured."""
-    nan, zero = jnp.full((), jnp.nan, dtype), jnp.zeros((), jnp.int32)
     multipliers = None if rows is None else jnp.zeros(rows.size, dtype)
     active = None if rows is None else jnp.zeros(rows.size, bool)
+
+    # A buffer each: a state whose leaves share one cannot be donated.
+    def nan():
+        return jnp.full((), jnp.nan, dtype)
+
+    def zero():
+        return jnp.zeros((), jnp.int32)
+
     return Report(
-        violation_before=nan,
-        violation_after=nan,
-        gradient_norm=nan,
-        projected_gradient_norm=nan,
+        violation_before=nan(),
+        violation_after=nan(),
+        gradient_norm=nan(),
+        projected_gradient_norm=nan(),
         multipliers=multipliers,
         active=active,
-        num_steps=zero,
-        restorations=zero,
-        status=zero,
-        rank=nan,
-        null_space_dimension=nan,
+        num_steps=zero(),
+        restorations=zero(),
+        status=zero(),
+        rank=nan(),
+        null_space_dimension=nan(),
         damp=jnp.zeros((), dtype),
-        growth=zero,
+        growth=zero(),
     )
 
 
 def blank_state(rows: Rows | None, dtype: Any, damping: float, keep: bool) -> NullSpaceState:
     """State before the first step. Multipliers are kept between steps if `keep`."""
-    guess = None if rows is None or not keep else jnp.zeros(rows.size, dtype)
+
+    def guess():
+        return None if rows is None or not keep else jnp.zeros(rows.size, dtype)
+
     zero = jnp.zeros((), jnp.int32)
     start = jnp.asarray(damping, dtype)
     report = blank_report(rows, dtype)
     nan, none = jnp.full((), jnp.nan, dtype), jnp.zeros((), dtype)
-    return NullSpaceState(zero, start, guess, guess, nan, none, report)
+    return NullSpaceState(zero, start, guess(), guess(), nan, none, report)
 
 
 def growth_of(state: NullSpaceState, violation: Array) -> tuple[Array, Array]:

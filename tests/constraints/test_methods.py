@@ -1,6 +1,7 @@
 """Adaptive damping, schedules, checkpoints, and the methods compared on one problem."""
 
 import pickle
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+import gplsq
 from gplsq import LSMR
 from gplsq.constraints import (
     Constraint,
@@ -229,3 +231,21 @@ def test_a_new_step_does_not_compile_anew(rng) -> None:
     for _ in range(3):
         w, state = update(w + 1, state, w)
     assert len(traces) == seen
+
+
+@pytest.mark.parametrize("method", ["null_space", "augmented_lagrangian", "penalty"])
+def test_a_step_may_donate_its_state(method):
+    """No two leaves of a fresh state share a buffer."""
+    constraint = Constraint(lambda w: w[:1] - w[1:2])
+    optimizer = constrained(optax.adam(0.1), constraint, method=method, solver=gplsq.LSMR())
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state):
+        updates, state = optimizer.update(params, state, params)
+        return params + updates, state
+
+    params = jnp.array([1.0, 2.0, 3.0])
+    state = optimizer.init(params)
+    for _ in range(2):
+        params, state = step(params, state)
+    assert jnp.all(jnp.isfinite(params))
