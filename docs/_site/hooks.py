@@ -198,18 +198,31 @@ def on_page_content(content, page, config, files):
 
 
 def _inline(found: re.Match) -> str:
-    return convert(html.unescape(found[1]).strip())
+    return _mathml(html.unescape(found[1]).strip(), "inline")
 
 
 def _display(found: re.Match) -> str:
     latex = html.unescape(found[1]).strip()
     tag = re.search(r"\\tag\{(\w+)\}", latex)
     latex = re.sub(r"\\tag\{\w+\}", "", latex)
-    math = convert(latex, display="block")
+    shape = "equation"
+    if r"\begin{aligned}" in latex:  # which the converter does not know
+        shape = "equation aligned"
+        columns = 1 + max(row.count("&") for row in latex.split(r"\\"))
+        latex = latex.replace(r"\begin{aligned}", rf"\begin{{array}}{{{'rl' * columns}}}")
+        latex = latex.replace(r"\end{aligned}", r"\end{array}")
+    math = _mathml(latex, "block")
     if tag is None:
-        return f'<div class="equation">{math}</div>'
+        return f'<div class="{shape}">{math}</div>'
     number = f'<span class="number">({tag[1]})</span>'
-    return f'<div class="equation" id="eq-{tag[1]}">{math}{number}</div>'
+    return f'<div class="{shape}" id="eq-{tag[1]}">{math}{number}</div>'
+
+
+def _mathml(latex: str, display: str) -> str:
+    math = convert(latex, display=display)
+    if re.search(r"<m[ion]>(&(?:amp;)?|\\)", math.replace("&#", "#")):
+        raise PluginError(f"the converter to MathML does not know all of {latex}")
+    return math
 
 
 def on_post_build(config):
