@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: demo test lint types docs bench clean
+.PHONY: demo test lint types site docs bench clean
 
 $(STAMP): pyproject.toml
 	@echo "== Setting up $(VENV) (first run: a few minutes, mostly downloading JAX)"
@@ -15,26 +16,34 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,plot]'
 	@touch $(STAMP)
 
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $(DOCS_STAMP)
+
 demo: $(STAMP)
 	@echo "== Fitting a Gaussian process to scikit-learn's diabetes data (examples/quickstart.py)"
 	@$(BIN)/python examples/quickstart.py
 
 lint: $(STAMP)
 	@echo "== Linter (ruff)"
-	@$(BIN)/ruff check gplsq tests examples benchmarks
-	@$(BIN)/ruff format --check --quiet gplsq tests examples benchmarks
+	@$(BIN)/ruff check gplsq tests examples benchmarks docs/_site
+	@$(BIN)/ruff format --check --quiet gplsq tests examples benchmarks docs/_site
 
 types: $(STAMP)
 	@echo "== Type checker (pyright)"
 	@$(BIN)/pyright --pythonpath $(BIN)/python gplsq
 
-test: $(STAMP) lint types
+test: $(STAMP) lint types site
 	@echo "== Tests, x64 on"
 	@GPLSQ_X64=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 	@echo "== Tests, x64 off"
 	@GPLSQ_X64=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-docs: $(STAMP)
+site: $(DOCS_STAMP)
+	@echo "== Documentation site (warnings are errors): build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
+
+docs: $(STAMP) site
 	@echo "== Examples in docstrings and documents"
 	@$(BIN)/python -m pytest -q tests/docs
 

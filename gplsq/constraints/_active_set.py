@@ -5,6 +5,7 @@ primal-dual active set method (Hintermüller, Ito & Kunisch 2003): rows are take
 would violate them, and dropped where their multiplier has the wrong sign. Each round is one solve.
 All rows change at once while that lowers the number of those that are wrong, and otherwise one
 alone, which ends in finitely many rounds (block principal pivoting, Júdice & Pires 1994).
+Equation (22) of docs/derivations/null-space.md.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,7 @@
-"""`constrained`: any optax optimiser, kept on a constraint and led to the constrained optimum."""
+"""`constrained`: any optax optimiser, kept on a constraint and led to the constrained optimum.
+
+Equations (15), (16) and (17) of docs/derivations/null-space.md, and why it converges.
+"""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""The metric of a diagonal preconditioner, read from an optimiser's state."""
+"""The metric of a diagonal preconditioner, read from an optimiser's state.
+
+Equation (17) of docs/derivations/null-space.md.
+"""
 
 from typing import Any
 

@@ -8,6 +8,8 @@ and `u - x` is the update closest to u with `J (u - x) = -t`: undamped it holds 
 can hold, and x is then the solution of `J x = J u + t` of minimum norm. m are the least-squares
 multipliers. J is touched by its products alone, or, where there are few residuals, made by one
 backward pass each and factorised.
+
+docs/derivations/null-space.md has the derivation, where (1) is (4).
 """
 
 from typing import NamedTuple

@@ -1,4 +1,7 @@
-"""Parameters moved onto a constraint, and a constraint examined before it is used."""
+"""Parameters moved onto a constraint, and a constraint examined before it is used.
+
+Equation (19) of docs/derivations/null-space.md.
+"""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,7 @@
-"""One constrained step: linearise, project, correct, restore, report."""
+"""One constrained step: linearise, project, correct, restore, report.
+
+Equations (2), (3) and (19) of docs/derivations/null-space.md.
+"""
 
 from typing import Any, NamedTuple
 

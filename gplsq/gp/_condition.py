@@ -1,4 +1,7 @@
-"""Conditioning a Gaussian process on data: plan, solve, and go on where that fails."""
+"""Conditioning a Gaussian process on data: plan, solve, and go on where that fails.
+
+Equation (1) of docs/derivations/function-space.md.
+"""
 
 from dataclasses import replace
 from typing import Any

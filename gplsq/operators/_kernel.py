@@ -1,4 +1,7 @@
-"""The evaluation operator of a kernel's function space on its training points."""
+"""The evaluation operator of a kernel's function space on its training points.
+
+Equations (2) and (3) of docs/derivations/function-space.md.
+"""
 
 from typing import Any
 

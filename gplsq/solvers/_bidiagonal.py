@@ -5,6 +5,7 @@ and `A* u_j = alpha_j v_j + beta_j v_{j-1}` (Golub & Kahan 1965; Paige & Saunder
 
 The order of the two products within a step is chosen so that one sweep over the rows of the
 operator can serve both.
+These are (5), and for kernels (6), of docs/derivations/function-space.md.
 """
 
 import equinox as eqx

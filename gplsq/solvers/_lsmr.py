@@ -1,4 +1,7 @@
-"""LSMR: settings, stopping rule and the loop over a block of right-hand sides."""
+"""LSMR: settings, stopping rule and the loop over a block of right-hand sides.
+
+docs/derivations/function-space.md derives it for kernels.
+"""
 
 import functools
 from numbers import Integral

@@ -4,6 +4,8 @@ Fong & Saunders (2011), "LSMR: an iterative algorithm for sparse least-squares p
 Sci. Comput. 33(5); section and equation numbers refer to it. Inner products on both sides follow
 Arioli (2013) and Chung & Saibaba (2017): the recurrences are unchanged, only norms and adjoint are
 those of the operator's spaces.
+The recurrences are (11), (12) and (19) of
+docs/derivations/function-space.md.
 """
 
 import equinox as eqx

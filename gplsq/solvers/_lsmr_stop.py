@@ -3,6 +3,7 @@
 Rectangular systems are judged by the backward error of least squares (Fong & Saunders 2011, section
 3.4). Kernel systems are square, and judged by their relative residual. Both are followed by
 recurrences, without products, and recomputed from the iterate at the end.
+Kernel systems: (13) and (14) of docs/derivations/function-space.md.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,7 @@
-"""Randomly pivoted Cholesky: a low-rank-plus-diagonal preconditioner of a kernel matrix."""
+"""Randomly pivoted Cholesky: a low-rank-plus-diagonal preconditioner of a kernel matrix.
+
+Equation (18) of docs/derivations/function-space.md.
+"""
 
 import abc
 from typing import Any

@@ -102,6 +102,7 @@ def lstsq(
     (locally constant) rank, by the rule in docs/derivations/adjoint.md. Value and gradient together
     cost two solves, and the memory of a derivative does not grow with iterations. A derivative
     whose own solve fails raises (`throw`) or gives a `DerivativeWarning`.
+    A kernel system is (1) of docs/derivations/function-space.md.
 
     Examples
     --------

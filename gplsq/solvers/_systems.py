@@ -1,6 +1,7 @@
 """The problems LSMR actually runs on: warm starts, preconditioners, and the adjoint.
 
 Each is one least-squares problem `min |B z - b|^2 + damp^2 |z|^2`, with a way from z to x.
+Kernel systems: (4), (16) and (17) of docs/derivations/function-space.md.
 """
 
 from collections.abc import Callable
