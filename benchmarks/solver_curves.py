@@ -30,7 +30,8 @@ from gplsq.solvers._systems import kernel_system
 def lsmr_errors(operator, damp, y, prepared, predict, truth, steps: int):
     """Prediction error after 1, 2, ... products, by LSMR's own step."""
     system = kernel_system(operator, damp, prepared, y[:, None], None)
-    start = initial_state(system.operator, system.rhs, consistent=prepared is not None)
+    consistent = prepared is not None
+    start = initial_state(system.operator, system.rhs, system.damp, consistent=consistent)
 
     def body(state, _):
         new = lsmr_step(system.operator, system.damp, state)
