@@ -29,6 +29,8 @@ def check_parameters(model: Any) -> None:
         choose_objective(model.objective, 2)
     if not isinstance(model.solver, AbstractLeastSquares):
         check_choice("solver", model.solver, SOLVERS)
+    check_choice("outputs", model.outputs, ("independent", "correlated"))
+    check_choice("missing", model.missing, ("raise", "drop"))
     check_choice("variance", model.variance, ("auto", "exact", "neighbours"))
     check_choice("form", model.form, ("auto", "dense", "tiled"))
     if model.levels is not None:

@@ -11,10 +11,16 @@ from sklearn.utils.validation import check_is_fitted
 from gplsq._core import VERSION, describe, savable
 from gplsq.estimators._archive import LoadError, read_archive, write_archive
 from gplsq.estimators._encoding import Decoder, Encoder
-from gplsq.estimators._outcome import check_finite_mean
+from gplsq.estimators._outcome import check_finite_mean, parts_of, working_dtype
 from gplsq.estimators._state import to_jax, to_numpy
 from gplsq.estimators._weights import is_weighted
-from gplsq.gp import Calibration, LowRankPosterior, Posterior
+from gplsq.gp import (
+    Calibration,
+    CorrelatedOutputs,
+    LowRankPosterior,
+    Posterior,
+    SeparateOutputs,
+)
 from gplsq.kernels import AbstractKernel, Weighted
 
 _FORMAT, _FORMAT_VERSION = "gplsq model", 1
@@ -191,25 +197,71 @@ def _check_model(model: Any) -> None:
     """Refuse a model that cannot predict: its parts have wrong types, shapes or dtypes."""
     posterior, d = model.posterior_, model.n_features_in_
     kinds = {
-        "posterior_": (posterior, Posterior | LowRankPosterior),
+        "posterior_": (
+            posterior,
+            Posterior | LowRankPosterior | SeparateOutputs | CorrelatedOutputs,
+        ),
         "kernel_": (model.kernel_, AbstractKernel),
         "calibration_": (model.calibration_, Calibration),
         "n_features_in_": (d, int),
         "solver_report_": (model.solver_report_, str),
-        **{f"calibration_.{i}": (number, float) for i, number in enumerate(model.calibration_)},
     }
     for name, (value, kind) in kinds.items():
         if not isinstance(value, kind):
             msg = f"{name} is {describe(value)}"
             raise LoadError(msg)
+    outputs = np.shape(model._y_scaling.scale)
     names = getattr(model, _NAMES, None)
     shapes = [np.shape(part) for part in (*model._X_scaling, *model._y_scaling)]
-    if shapes != [(d,), (d,), (), ()] or (names is not None and names.shape != (d,)):
+    if (
+        shapes != [(d,), (d,), outputs, outputs]
+        or len(outputs) > 1
+        or (names is not None and names.shape != (d,))
+    ):
         msg = f"its scaling or its names are not those of {d} columns"
         raise LoadError(msg)
-    dtype = np.dtype(posterior.X.dtype)
+    for i, number in enumerate(model.calibration_):
+        if not isinstance(number, np.ndarray if outputs else float) or np.shape(number) != outputs:
+            msg = f"calibration_.{i} is {describe(number)}"
+            raise LoadError(msg)
+    dtype = working_dtype(posterior)
+    columns = d + (is_weighted(model) and isinstance(parts_of(posterior)[0].kernel, Weighted))
+    _check_outputs(posterior, outputs)
+    correlated = isinstance(posterior, CorrelatedOutputs)
+    for part in parts_of(posterior):
+        _check_part(part, dtype, columns + correlated)
+    point = jax.ShapeDtypeStruct((3, columns), dtype)
+    with jax.enable_x64(dtype == np.float64):
+        predicted = jax.eval_shape(
+            lambda Z: (posterior.mean(Z), posterior.raw_variance(Z, model.variance)), point
+        )
+        left_out = [_left_out(part) for part in parts_of(posterior)]
+    shapes = [predicted[0].shape == (3, *outputs), predicted[1].shape in ((3,), (3, *outputs))]
+    every = [*predicted, *jax.tree.leaves(left_out)]
+    if not all(shapes) or any(out.dtype != jnp.dtype(dtype) for out in every):
+        msg = f"its predictions would have shapes and dtypes {every}"
+        raise LoadError(msg)
+    check_finite_mean(posterior)
+
+
+def _check_outputs(posterior: Any, outputs: tuple[int, ...]) -> None:
+    """Refuse a posterior of other outputs than those of the scaling."""
+    if isinstance(posterior, SeparateOutputs):
+        found = sorted(column for columns in posterior.columns for column in columns)
+        targets = [part.y.shape[1:] for part in posterior.parts]
+        fits = (len(found),) == outputs and found == list(range(len(found)))
+        fits = fits and targets == [(len(columns),) for columns in posterior.columns]
+    elif isinstance(posterior, CorrelatedOutputs):
+        fits = (posterior.num_outputs,) == outputs
+    else:
+        fits = posterior.y.shape[1:] == outputs
+    if not fits:
+        msg = f"its posterior is not one of outputs of shape {outputs}"
+        raise LoadError(msg)
+
+
+def _check_part(posterior: Any, dtype: np.dtype, columns: int) -> None:
     n = posterior.X.shape[0]
-    columns = d + (is_weighted(model) and isinstance(posterior.kernel, Weighted))
     solved = posterior.solution.value
     same = {leaf.dtype for leaf in (posterior.y, posterior.noise_variance, solved)}
     low_rank = isinstance(posterior, LowRankPosterior)
@@ -217,25 +269,20 @@ def _check_model(model: Any) -> None:
     if (
         dtype not in (np.float32, np.float64)
         or same != {dtype}
-        or posterior.y.shape != (n,)
+        or posterior.y.shape[:1] != (n,)
         or posterior.X.shape != (n, columns)
         or solved.shape != coefficients.shape
+        or solved.shape[1:] != posterior.y.shape[1:]
     ):
-        msg = f"its arrays are not those of a posterior of {n} rows and {d} columns"
+        msg = f"its arrays are not those of a posterior of {n} rows and {columns} columns"
         raise LoadError(msg)
-    point = jax.ShapeDtypeStruct((3, columns), dtype)
-    with jax.enable_x64(dtype == np.float64):
-        outputs = jax.eval_shape(lambda Z: _everything(posterior, Z, model.variance), point)
-    if any((out.shape, out.dtype) != ((3,), jnp.dtype(dtype)) for out in outputs):
-        msg = f"its predictions would have shapes and dtypes {outputs}"
-        raise LoadError(msg)
-    check_finite_mean(posterior)
 
 
-def _everything(posterior: Any, Z: Any, method: str) -> tuple[Any, ...]:
-    """Predictions and, where there are rows, what calibration after an update needs."""
-    residuals = posterior.leave_one_out(np.zeros(3, int)) if posterior.X.shape[0] else ()
-    return posterior.mean(Z), posterior.raw_variance(Z, method), *residuals
+def _left_out(part: Any) -> Any:
+    """What calibration after an update needs, where there are rows."""
+    if part.X.shape[0] == 0:
+        return ()
+    return jax.eval_shape(part.leave_one_out, jax.ShapeDtypeStruct((3,), jnp.int32))
 
 
 def _random_state(state: Any) -> np.random.RandomState:

@@ -27,12 +27,13 @@ from gplsq._core import (
 )
 from gplsq.kernels import AbstractKernel
 from gplsq.tuning._choose import choose_objective
+from gplsq.tuning._data import check_groups, check_targets
 from gplsq.tuning._history import History
 from gplsq.tuning._levels import Level, check_levels, default_levels
 from gplsq.tuning._losses import as_loss
 from gplsq.tuning._objectives import AbstractObjective
 from gplsq.tuning._restrictions import restrict
-from gplsq.tuning._start import start_from_data
+from gplsq.tuning._start import start_from_data, target_variance
 
 _LEARNING_RATE = 0.2
 # A noisy objective is examined on a fixed subset every so many steps.
@@ -71,6 +72,7 @@ def tune(
     fixed: Sequence[str] | None = None,
     priors: Mapping[str, Callable] | None = None,
     groups: ArrayLike | None = None,
+    observed: ArrayLike | None = None,
     random_state: int | np.random.Generator | None = 0,
     verbose: int = 0,
 ) -> TuningResult:
@@ -81,7 +83,9 @@ def tune(
     kernel
         A kernel; its positive hyperparameters are tuned on a logarithmic scale.
     X, y
-        Shapes (n, d) and (n,), best standardised. The dtype of X is that of all work.
+        Shapes (n, d), and (n,) or (n, p) for p independent outputs of the same kernel and noise,
+        best standardised. The dtype of X is that of all work. The loss of several outputs is their
+        mean.
     objective
         Where held-out loss comes from. ``"auto"``: leave-one-out in closed form up to 2000 rows,
         repeated hold-out beyond.
@@ -113,6 +117,9 @@ def tune(
         ``"nlpd"`` the result is a maximum a posteriori estimate.
     groups
         A label for each row, for objectives that hold out groups.
+    observed
+        Which targets of several outputs there are, booleans of shape (n, p); all by default. Those
+        that are missing are not looked at. Outputs observed at the same rows share their work.
     random_state
         Seed or generator of starts, subsets and splits.
     verbose
@@ -147,45 +154,32 @@ def tune(
     check_choice("start", start, ("given", "data"))
     rng = np.random.default_rng(random_state)
     X_host, y_host = np.asarray(X), np.asarray(y)
-    if X_host.ndim != 2 or y_host.shape != X_host.shape[:1] or X_host.shape[0] < 2:
+    rows = X_host.shape[0] if X_host.ndim == 2 else 0
+    if rows < 2 or y_host.shape[:1] != (rows,) or y_host.ndim > 2 or y_host.size == 0:
         msg = (
-            f"X must have shape (n, d) and y shape (n,), n at least 2; got {X_host.shape} and "
-            f"{y_host.shape}."
+            f"X must have shape (n, d) and y shape (n,) or (n, p), n at least 2; got "
+            f"{X_host.shape} and {y_host.shape}."
         )
         raise ValueError(msg)
     if not isinstance(kernel, AbstractKernel):
         msg = f"kernel must be a gplsq kernel; got {describe(kernel)}. Pass gplsq.kernels.RBF()."
         raise TypeError(msg)
-    n = X_host.shape[0]
+    parts, y_host = check_targets(y_host, observed)
+    n = max(len(part.rows) for part in parts)
     chosen = choose_objective(objective, n)
     schedule = check_levels(default_levels(n, chosen) if levels is None else levels, n)
     check_optimizer(optimizer)
     check_count("num_restarts", num_restarts)
-    labels = _labels(groups, n)
-    noise = 0.01 * (float(np.var(y_host)) or 1.0)
+    labels = check_groups(groups, rows)
+    noise = 0.01 * target_variance(y_host)
     if start == "data":
         kernel, noise = start_from_data(kernel, X_host, y_host, rng)
     if not (isinstance(noise_variance, str) and noise_variance == "auto"):
         noise = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
     rules = restrict(kernel, bounds, fixed, priors, n, jnp.asarray(X_host[:0]).dtype)
-    data = X_host, y_host, labels
+    data = X_host, np.nan_to_num(y_host), labels, parts
     run = _Run(data, chosen, score, optimizer, schedule, rules, num_restarts, rng, verbose)
     return run.go(kernel, noise)
-
-
-def _labels(groups: Any, n: int) -> np.ndarray | None:
-    """Groups as whole numbers from 0."""
-    if groups is None:
-        return None
-    labels = np.asarray(groups)
-    if labels.shape != (n,):
-        msg = f"groups must have one label for each of the {n} rows; got shape {labels.shape}."
-        raise ValueError(msg)
-    found, numbers = np.unique(labels, return_inverse=True)
-    if len(found) < 2:
-        msg = "groups must hold at least two different labels: one group cannot predict itself."
-        raise ValueError(msg)
-    return numbers.astype(np.int32)
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -205,10 +199,18 @@ class _Run:
     """
 
     def __init__(self, data, objective, loss, optimizer, levels, rules, num_restarts, rng, verbose):
-        X, y, groups = data
-        self.X = jnp.asarray(X)
-        self.y = jnp.asarray(y, self.X.dtype)
-        self.groups = None if groups is None else jnp.asarray(groups)
+        X, y, groups, self.parts = data
+        X = jnp.asarray(X)
+        self.dtype = X.dtype
+        groups = None if groups is None else jnp.asarray(groups)
+        self.data = []
+        for part in self.parts:
+            columns = list(part.columns)
+            target = jnp.asarray(y[:, columns] if columns else y, self.dtype)
+            share = (
+                None if len(self.parts) == 1 else jnp.asarray(len(columns) / y.shape[1], X.dtype)
+            )
+            self.data.append((X, target, groups, share))
         self.objective, self.loss, self.rules = objective, loss, rules
         self.levels, self.rng, self.num_restarts = levels, rng, num_restarts
         total = sum(level.steps for level in levels)
@@ -219,7 +221,7 @@ class _Run:
 
     def go(self, kernel: AbstractKernel, noise: float) -> TuningResult:
         """Run all levels from these hyperparameters, and the first from others too."""
-        dtype = self.X.dtype
+        dtype = self.dtype
         first = unconstrain(cast(kernel, dtype)), jnp.log(jnp.asarray(noise, dtype))
         best: Any = None
         with self.bar:
@@ -254,10 +256,10 @@ class _Run:
         return eqx.combine(moved, rest)
 
     def _level(
-        self, level: Level, model: Any, state: Any, fixed: np.ndarray, exam_key: jax.Array
+        self, level: Level, model: Any, state: Any, fixed: Any, exam_key: jax.Array
     ) -> tuple[float, Any, Any]:
         """One level; returns its best loss, the model that had it, and the optimiser's state."""
-        everything = level.rows == self.X.shape[0]
+        everything = all(level.rows >= len(part.rows) for part in self.parts)
         noisy = self.objective.random or (self.objective.fresh_rows and not everything)
         patience = _PATIENCE_RANDOM if noisy else _PATIENCE_FIXED
         best, best_model, stale, rejected = np.inf, model, 0, 0
@@ -298,17 +300,26 @@ class _Run:
         return best, best_model, state
 
     def _step(
-        self, model: Any, state: Any, rows: np.ndarray, key: jax.Array
+        self, model: Any, state: Any, rows: list[np.ndarray], key: jax.Array
     ) -> tuple[float, Any, Any]:
-        data = self.X, self.y, self.groups
-        arguments = model, state, data, rows, key, self.rules
-        value, new, new_state = _step(*arguments, self.objective, self.loss, self.optimizer)
+        settings = key, self.rules, self.objective, self.loss
+        *others, last = zip(self.data, rows, strict=True)
+        # One compiled program for each number of rows; groups of outputs are not unrolled in it.
+        total = None
+        if others:
+            zeros = jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
+            total = jnp.zeros((), self.dtype), zeros
+        for data, chosen in others:
+            total = _add_gradient(total, model, data, chosen, *settings)
+        arguments = model, state, *last, *settings, self.optimizer, total
+        value, new, new_state = _step(*arguments)
         return float(value), new, new_state
 
-    def _exam(self, model: Any, rows: np.ndarray, key: jax.Array) -> float:
-        data = self.X, self.y, self.groups
-        value = _evaluate(model, data, rows, key, self.rules, self.objective, self.loss)
-        return float(value) if np.isfinite(value) else np.inf
+    def _exam(self, model: Any, rows: list[np.ndarray], key: jax.Array) -> float:
+        settings = key, self.rules, self.objective, self.loss
+        parts = zip(self.data, rows, strict=True)
+        value = sum(float(_evaluate(model, data, chosen, *settings)) for data, chosen in parts)
+        return value if np.isfinite(value) else np.inf
 
     def _record(self, level: Level, value: float, exam: float | None, model: Any) -> None:
         kernel, log_noise = model
@@ -329,9 +340,13 @@ class _Run:
         self.bar.update()
         self.bar.set_postfix(rows=level.rows, loss=f"{value:.4g}", refresh=False)
 
-    def _rows(self, level: Level) -> np.ndarray:
-        """Rows of a subset, in the order of the table."""
-        return np.sort(self.rng.choice(self.X.shape[0], size=level.rows, replace=False))
+    def _rows(self, level: Level) -> list[np.ndarray]:
+        """Rows of a subset for each group of outputs, in the order of the table."""
+        chosen = []
+        for _, rows in self.parts:
+            size = min(level.rows, len(rows))
+            chosen.append(rows[np.sort(self.rng.choice(len(rows), size=size, replace=False))])
+        return chosen
 
     def _key(self) -> jax.Array:
         return jax.random.key(int(self.rng.integers(2**31)))
@@ -344,21 +359,31 @@ def _default_optimizer(total: int) -> optax.GradientTransformation:
 
 
 def _value(model, data, rows, key, rules, objective, loss):
-    X, y, groups = data
+    X, y, groups, share = data
     kernel, noise = constrain(model[0]), jnp.exp(model[1])
     labels = None if groups is None else groups[rows]
     value = objective(kernel, noise, X[rows], y[rows], key, loss, labels)
-    return value + rules.penalty(kernel, noise)
+    value = value + rules.penalty(kernel, noise)
+    return value if share is None else share * value
 
 
 _evaluate = jit_quickly(_value)
 
 
 @jit_quickly
-def _step(model, state, data, rows, key, rules, objective, loss, optimizer):
+def _add_gradient(total, *arguments):
+    """Value and gradient of one group of outputs, added to those of others."""
+    both = eqx.filter_value_and_grad(_value)(*arguments)
+    return jax.tree.map(jnp.add, total, both)
+
+
+@jit_quickly
+def _step(model, state, data, rows, key, rules, objective, loss, optimizer, others):
     """One optimiser step; a gradient that is not finite makes the value NaN."""
     arguments = data, rows, key, rules, objective, loss
-    value, gradient = eqx.filter_value_and_grad(_value)(model, *arguments)
+    value, gradient = both = eqx.filter_value_and_grad(_value)(model, *arguments)
+    if others is not None:
+        value, gradient = jax.tree.map(jnp.add, others, both)
     gradient = rules.keep(gradient)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))
     updates, new_state = optimizer.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))

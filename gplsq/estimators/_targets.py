@@ -1,0 +1,133 @@
+"""Targets: one or several outputs, some of them missing, and how outputs are put together."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from gplsq.estimators._scaling import Scaling, fit_scaling
+from gplsq.kernels import AbstractKernel, Coregionalised, Matern32
+from gplsq.operators import RowTable
+
+# Rows with both targets from which a correlation of two outputs is taken.
+_FEWEST_JOINT_ROWS = 5
+
+
+def rows_with_target(y: np.ndarray) -> np.ndarray:
+    """Which rows have a target of any output, shape (n,)."""
+    return ~np.isnan(y) if y.ndim == 1 else ~np.isnan(y).all(axis=1)
+
+
+def take_rows(
+    X: np.ndarray | RowTable, y: np.ndarray, groups: Any, used: np.ndarray
+) -> tuple[Any, np.ndarray, Any]:
+    """The rows that are used."""
+    if used.all():
+        return X, y, groups
+    if isinstance(X, RowTable):
+        msg = (
+            "y has rows without a target, and rows of a RowTable cannot be dropped. Pass a table "
+            "of the other rows."
+        )
+        raise ValueError(msg)
+    return X[used], y[used], None if groups is None else np.asarray(groups)[used]
+
+
+def check_targets(y: np.ndarray, outputs: str) -> None:
+    """Refuse outputs with too few targets, by name; NaN are those that are missing.
+
+    Raises
+    ------
+    ValueError
+        If an output has none, or less than a fit needs.
+    """
+    if outputs == "correlated" and y.ndim == 1:
+        msg = (
+            'outputs="correlated" needs several outputs, y of shape (n, p); got shape '
+            f'{y.shape}. Use outputs="independent" for one.'
+        )
+        raise ValueError(msg)
+    counts = (~np.isnan(y)).sum(axis=0)
+    if not np.all(counts):
+        which = f"of the outputs {np.flatnonzero(counts == 0).tolist()} " if y.ndim == 2 else ""
+        msg = f"all targets {which}are missing in y. Leave such outputs out."
+        raise ValueError(msg)
+    least = 2 if outputs == "independent" else 1
+    if np.min(counts) < least or np.sum(counts) < 2:
+        few = f"the outputs {np.flatnonzero(counts < 2).tolist()} have" if y.ndim == 2 else "y has"
+        msg = (
+            f"{few} one target that is not missing; independent outputs need two each. Leave "
+            'them out, or use outputs="correlated".'
+        )
+        raise ValueError(msg)
+
+
+def fit_target_scaling(y: np.ndarray, enabled: bool, weights: np.ndarray | None) -> Scaling:
+    """Scaling of each output by the targets there are."""
+    holes = np.isnan(y)
+    settings: dict[str, Any] = {"constant_scale": 1.0}
+    if not holes.any():
+        return fit_scaling(y, enabled, weights=weights, **settings)
+    parts = []
+    for column, missing in zip(y.T, holes.T, strict=True):
+        counts = None if weights is None else weights[~missing]
+        parts.append(fit_scaling(column[~missing], enabled, weights=counts, **settings))
+    shifts, scales = zip(*parts, strict=True)
+    return Scaling(np.array(shifts), np.array(scales))
+
+
+def is_constant(y: np.ndarray) -> np.ndarray:
+    """Whether an output never changes; one answer for each output."""
+    return np.nanmax(y, axis=0) == np.nanmin(y, axis=0)
+
+
+def correlated_kernel(kernel: AbstractKernel | None, y: np.ndarray, d: int) -> AbstractKernel:
+    """A kernel over pairs of a point and an output; one that is there already is kept.
+
+    Parameters
+    ----------
+    kernel
+        Of points, or of pairs; None for the default one.
+    y
+        Standardised targets, shape (n, p), NaN where they are missing.
+    d
+        Columns of the points.
+    """
+    if kernel is not None and has_outputs(kernel):
+        return kernel
+    inner = Matern32(np.ones(d)) if kernel is None else kernel
+    p = y.shape[1]
+    rank = min(2, max(1, p - 1))
+    mixing, kappa = _factor(_correlations(y), rank)
+    return Coregionalised(inner, p, mixing=mixing, kappa=kappa)
+
+
+def has_outputs(kernel: AbstractKernel) -> bool:
+    """Whether a kernel, or one it is made of, is over pairs of a point and an output."""
+
+    def is_node(node: Any) -> bool:
+        return isinstance(node, Coregionalised)
+
+    return any(map(is_node, jax.tree.leaves(kernel, is_leaf=is_node)))
+
+
+def _correlations(y: np.ndarray) -> np.ndarray:
+    """Of outputs at the rows where two are observed; 1/2 where there are too few."""
+    there = ~np.isnan(y)
+    filled = np.where(there, y, 0.0)
+    joint = there.T.astype(float) @ there
+    products = filled.T @ filled
+    squares = (filled**2).T @ there
+    norms = np.sqrt(squares * squares.T)
+    enough = (joint >= _FEWEST_JOINT_ROWS) & (norms > 0)
+    found = np.where(enough, products / np.where(enough, norms, 1.0), 0.5)
+    np.fill_diagonal(found, 1.0)
+    return found
+
+
+def _factor(correlations: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """`mixing` and `kappa` with `mixing mixing^T + diag(kappa)` close to the correlations."""
+    values, vectors = np.linalg.eigh(correlations)
+    largest = np.maximum(values[::-1][:rank], 0.05)
+    mixing = vectors[:, ::-1][:, :rank] * np.sqrt(0.9 * largest)
+    return mixing, np.maximum(1 - np.sum(mixing**2, axis=1), 0.1)
