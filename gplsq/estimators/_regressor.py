@@ -198,6 +198,12 @@ class GPRegressor(
         self.random_state = random_state
         self.verbose = verbose
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = self.outputs == "independent"
+        return tags
+
     def fit(
         self,
         X: Any,
@@ -335,8 +341,8 @@ class GPRegressor(
         scale = np.unique(self._y_scaling.scale)
         if len(scale) > 1:
             msg = (
-                "noise_variance is in squared units of y, and the outputs of y have scales of their "
-                "own. Fit them one by one, or pass sample_weight, or standardize=False."
+                "noise_variance is in squared units of y, but the outputs of y have different "
+                "scales. Fit them one by one, or pass sample_weight, or standardize=False."
             )
             raise ValueError(msg)
         return rows.noise_variance / float(scale[0]) ** 2

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from sklearn.utils.validation import check_array, validate_data
+from sklearn.utils.validation import check_array, column_or_1d, validate_data
 
 from gplsq._core import describe
 from gplsq.gp import memory_budget
@@ -69,4 +69,7 @@ def _fill_holes(model: Any, y: Any) -> tuple[Any, np.ndarray | None]:
 
 def _with_holes(y: np.ndarray, holes: np.ndarray | None) -> np.ndarray:
     target = y.astype(np.float64)
+    if target.ndim == 2 and target.shape[1] == 1:
+        target = column_or_1d(target, warn=True)
+        holes = None if holes is None else holes.ravel()
     return target if holes is None else np.where(holes, np.nan, target)

@@ -76,7 +76,8 @@ class LowRankPosterior(eqx.Module):
     X, y
         The data, shapes (n, d) (or a `RowTable`), and (n,) or (n, p); empty in a pickle.
     coefficients
-        c of `mean(x) = basis.sections(x) . c`, a column for each output; of inducing points `mean(x) = sum_j c_j k(x, z_j)`.
+        c of `mean(x) = basis.sections(x) . c`, a column for each output; of inducing points
+        `mean(x) = sum_j c_j k(x, z_j)`.
     solution
         The `Solution` of the mean's least-squares problem, in the basis.
     plan

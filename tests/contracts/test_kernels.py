@@ -39,6 +39,12 @@ KERNELS = {
     "product": kernels.Matern52(1.4) * kernels.Polynomial(2, 0.4, 1.1),
     "columns": kernels.RBF([0.7, 1.3]).on([2, 0]),
     "weighted": kernels.Weighted(kernels.Matern52([0.7, 1.3])),
+    "coregionalised": kernels.Coregionalised(
+        kernels.Matern52([0.7, 1.3]),
+        3,
+        mixing=[[0.9, 0.1], [-0.6, 0.4], [0.3, 0.8]],
+        kappa=[0.3, 0.5, 0.2],
+    ),
     "nested": 1.5 * (kernels.Matern12(0.8).on(1) * kernels.Periodic().on(0) + kernels.Linear()),
     "user": CauchyProduct(),
 }
