@@ -8,6 +8,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gplsq.estimators._outcome import working_dtype
+from gplsq.estimators._targets import own_mean
 from gplsq.estimators._weights import is_weighted, with_weights
 from gplsq.gp import CorrelatedOutputs
 
@@ -18,6 +19,7 @@ class PredictionMixin:
     posterior_: Any
     calibration_: Any
     variance: Any
+    mean: Any
     _X_scaling: Any
     _y_scaling: Any
 
@@ -64,11 +66,13 @@ class PredictionMixin:
         if return_std and return_cov:
             msg = "return_std and return_cov cannot both be True. Take np.sqrt(np.diag(cov))."
             raise ValueError(msg)
-        Z = self._points(X)
+        rows = self._rows(X)
+        Z = self._points(rows)
         # Python numbers leave the dtype of single outputs alone.
         shift, scale = (float(v) if np.ndim(v) == 0 else v for v in self._y_scaling)
         with jax.enable_x64(Z.dtype == np.float64):
-            mean = (np.asarray(self.posterior_.mean(Z)) * scale + shift).astype(Z.dtype)
+            mean = np.asarray(self.posterior_.mean(Z)) * scale + shift
+            mean = (mean + own_mean(self.mean, rows, mean.shape)).astype(Z.dtype)
             latent, noise = self.calibration_
             noise = noise if include_noise else 0.0
             if return_std:
@@ -124,7 +128,7 @@ class PredictionMixin:
 
     def _joint(self, X: Any, include_noise: bool) -> tuple[np.ndarray, np.ndarray]:
         """Mean, shape (m, p), and covariance of all outputs, point by point: (m p, m p)."""
-        Z = self._points(X)
+        Z = self._points(self._rows(X))
         latent, noise = self.calibration_
         scale = self._y_scaling.scale
         with jax.enable_x64(Z.dtype == np.float64):
@@ -147,8 +151,12 @@ class PredictionMixin:
         self.num_clipped_variances_ = int(np.sum(raw < 0))
         return np.maximum(raw, 0)
 
-    def _points(self, X: Any) -> np.ndarray:
+    def _rows(self, X: Any) -> np.ndarray:
+        """Verified rows, in the units of the user."""
         check_is_fitted(self, "posterior_")
-        Z = np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
+        return np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
+
+    def _points(self, Z: np.ndarray) -> np.ndarray:
+        """Rows as points of the posterior."""
         points = self._X_scaling.apply(Z, working_dtype(self.posterior_))
         return with_weights(points) if is_weighted(self) else points

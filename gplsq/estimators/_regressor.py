@@ -24,12 +24,15 @@ from gplsq.estimators._scaling import fit_scaling
 from gplsq.estimators._summary import SummaryMixin
 from gplsq.estimators._table import validate_rows, validate_training
 from gplsq.estimators._targets import (
+    check_table_mean,
     check_targets,
     correlated_kernel,
     fit_target_scaling,
     is_constant,
+    own_mean,
     rows_with_target,
     take_rows,
+    without_trend,
 )
 from gplsq.estimators._tuning import tune_or_keep
 from gplsq.estimators._weights import (
@@ -39,7 +42,7 @@ from gplsq.estimators._weights import (
     row_weights,
     with_weights,
 )
-from gplsq.gp import CorrelatedOutputs, condition, condition_outputs
+from gplsq.gp import CorrelatedOutputs, condition_outputs
 from gplsq.kernels import AbstractKernel, Weighted
 from gplsq.operators import RowTable
 from gplsq.solvers import AbstractLeastSquares
@@ -84,6 +87,12 @@ class GPRegressor(
         How predictive variances are computed, see `gplsq.gp.Posterior.variance`: exact with the
         direct solver; otherwise by default the upper bound from the 64 most correlated rows, which
         calibration then scales.
+    mean : {"zero", "constant", "linear"} or callable, default="zero"
+        What predictions go to far from the data. "zero" is the average of y, where it is
+        standardised. "constant" and "linear" are fitted together with the process by generalised
+        least squares, and their uncertainty is in every variance (`gplsq.gp.MeanPosterior`); tuning
+        works on what ordinary least squares leave. A function of rows (m, d), in their own units,
+        that returns (m,), or (m, p), is subtracted from y and added to predictions.
     outputs : {"independent", "correlated"}, default="independent"
         How the columns of a y of shape (n, p) are related: one model with the same kernel and
         noise for each, by one factorisation or block solve; or one process over rows and outputs
@@ -159,6 +168,7 @@ class GPRegressor(
         num_features: int | None = None,
         memory: float | str | None = None,
         variance: str = "auto",
+        mean: str | Callable = "zero",
         outputs: str = "independent",
         missing: str = "raise",
         standardize: bool = True,
@@ -183,6 +193,7 @@ class GPRegressor(
         self.num_features = num_features
         self.memory = memory
         self.variance = variance
+        self.mean = mean
         self.outputs = outputs
         self.missing = missing
         self.standardize = standardize
@@ -265,8 +276,10 @@ class GPRegressor(
         X, y = validate_training(self, X, y)
         there = rows_with_target(y)
         rows = row_weights(X, there, sample_weight, noise_variance)
+        check_table_mean(X, self.mean)
         X, y, groups = take_rows(X, y, groups, there if rows is None else rows.used)
         check_targets(y, self.outputs)
+        y = y - own_mean(self.mean, X, y.shape)
         repeats = None if rows is None else rows.repeats
         if np.nanmax(np.abs(y)) > np.finfo(X.dtype).max:
             msg = f"Input y holds values too large for {X.dtype}, X's dtype. Pass X as float64."
@@ -320,6 +333,7 @@ class GPRegressor(
             raise ValueError(msg)
         if len(y) == 0:
             return self
+        y = y - own_mean(self.mean, X, y.shape)
         dtype = working_dtype(self.posterior_)
         with jax.enable_x64(dtype == np.float64):
             points = self._X_scaling.apply(X, dtype)
@@ -358,19 +372,21 @@ class GPRegressor(
         """Everything after validation, in standardised units and inside the dtype's scope."""
         constant, correlated = is_constant(y), self.outputs == "correlated"
         start = correlated_kernel(self.kernel, y, X.shape[1]) if correlated else self.kernel
-        data = (X, y, groups, False) if rows is None else rows.for_tuning(X, y, groups)
+        tuned = without_trend(self.mean, X, y, None if rows is None else rows.weight)
+        data = (X, tuned, groups, False) if rows is None else rows.for_tuning(X, tuned, groups)
         outcome = tune_or_keep(self, start, *data, rng, self._known_noise(rows))
         kernel, noise, self.history_ = outcome
         self.kernel_, self.noise_variance_ = kernel, noise
         place = X.shape[1]
         if rows is not None:
             kernel, (X, y) = Weighted(kernel), rows.apply(X, y)
-        several: dict[str, Any] = {}
-        if y.ndim == 2:
-            several = {"observed": ~np.isnan(y), "correlated": correlated, "column": place}
-        self.posterior_ = (condition_outputs if several else condition)(
+        self.posterior_ = condition_outputs(
             *(kernel, X, y),
-            **several,
+            observed=None if y.ndim == 1 else ~np.isnan(y),
+            correlated=correlated,
+            column=place,
+            mean="zero" if callable(self.mean) else self.mean,
+            weighted=rows is not None,
             noise_variance=noise,
             solver=self.solver,
             rtol=self.rtol,

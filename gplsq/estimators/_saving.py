@@ -18,6 +18,7 @@ from gplsq.gp import (
     Calibration,
     CorrelatedOutputs,
     LowRankPosterior,
+    MeanPosterior,
     Posterior,
     SeparateOutputs,
 )
@@ -51,8 +52,8 @@ class SavingMixin:
         NotFittedError
             Before `fit`.
         TypeError
-            If the kernel or the solver is of a class of your own that is not registered with
-            `gplsq.savable`.
+            If the kernel, the solver or the mean is of a class of your own that is not registered
+            with `gplsq.savable`, or the mean is a function.
         OSError
             If the file cannot be written; one that was there before is as it was.
 
@@ -64,6 +65,7 @@ class SavingMixin:
         own): these say so if the loaded model is fitted again. See docs/concepts/saving.md.
         """
         check_is_fitted(self, "posterior_")
+        check_storable_mean(self)
         encoder = Encoder()
         manifest = {
             "format": _FORMAT,
@@ -83,6 +85,16 @@ class SavingMixin:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(to_jax(state))  # type: ignore[misc]
+
+
+def check_storable_mean(model: Any) -> None:
+    """Refuse a mean that is code: without it the loaded model could not predict."""
+    if callable(model.mean) and isinstance(_storable("mean", model.mean), str):
+        msg = (
+            f"mean cannot be saved: got {describe(model.mean)}. Make it a callable object of a "
+            "class that is registered with @gplsq.savable."
+        )
+        raise TypeError(msg)
 
 
 def load(path: Any) -> Any:
@@ -199,7 +211,7 @@ def _check_model(model: Any) -> None:
     kinds = {
         "posterior_": (
             posterior,
-            Posterior | LowRankPosterior | SeparateOutputs | CorrelatedOutputs,
+            Posterior | LowRankPosterior | MeanPosterior | SeparateOutputs | CorrelatedOutputs,
         ),
         "kernel_": (model.kernel_, AbstractKernel),
         "calibration_": (model.calibration_, Calibration),
@@ -229,7 +241,7 @@ def _check_model(model: Any) -> None:
     _check_outputs(posterior, outputs)
     correlated = isinstance(posterior, CorrelatedOutputs)
     for part in parts_of(posterior):
-        _check_part(part, dtype, columns + correlated)
+        _check_part(getattr(part, "inner", part), dtype, columns + correlated)
     point = jax.ShapeDtypeStruct((3, columns), dtype)
     with jax.enable_x64(dtype == np.float64):
         predicted = jax.eval_shape(

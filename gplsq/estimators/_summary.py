@@ -137,6 +137,9 @@ def _rows(model: Any) -> Iterator[SummaryRow]:
         words = f"{len(model._y_scaling.scale)} {model.outputs}"
         yield SummaryRow("outputs", f"{words}; targets below are standardised")
     yield SummaryRow("dtype", str(working_dtype(posterior)))
+    if model.mean != "zero":
+        own = "a function" if callable(model.mean) else model.mean
+        yield SummaryRow("mean", own)
     yield SummaryRow("kernel", _formula(model.kernel_, names))
     yield from _hyperparameters(model.kernel_, names, model._X_scaling.scale, scale)
     fits = zip(*(np.atleast_1d(part) for part in model.calibration_), strict=True)
@@ -187,7 +190,9 @@ def _coverage(model: Any) -> str:
         inside.append(np.abs(residual) <= _NINETY_FIVE * np.sqrt(scale * latent + noise))
     both = np.concatenate(inside)
     what = "rows" if len(outputs) == 1 else "targets"
-    how = ", estimated" if isinstance(parts[0], LowRankPosterior) else ""
+    how = (
+        ", estimated" if isinstance(getattr(parts[0], "inner", parts[0]), LowRankPosterior) else ""
+    )
     return f"{np.mean(both):.1%} of {len(both):,} {what}, each predicted from the others{how}"
 
 

@@ -5,7 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from gplsq._core import describe
 from gplsq.estimators._scaling import Scaling, fit_scaling
+from gplsq.gp import MEANS
 from gplsq.kernels import AbstractKernel, Coregionalised, Matern32
 from gplsq.operators import RowTable
 
@@ -74,6 +76,60 @@ def fit_target_scaling(y: np.ndarray, enabled: bool, weights: np.ndarray | None)
         parts.append(fit_scaling(column[~missing], enabled, weights=counts, **settings))
     shifts, scales = zip(*parts, strict=True)
     return Scaling(np.array(shifts), np.array(scales))
+
+
+def check_table_mean(X: Any, mean: Any) -> None:
+    """Refuse a mean function for a table beyond memory."""
+    if isinstance(X, RowTable) and mean != "zero":
+        msg = f'models of a RowTable have mean="zero"; got {describe(mean)}. Pass an array.'
+        raise ValueError(msg)
+
+
+def own_mean(mean: Any, X: Any, shape: tuple[int, ...]) -> np.ndarray | float:
+    """Values of a mean function of the user's own at rows, shape (n,) or (n, p); 0 for others.
+
+    Raises
+    ------
+    ValueError
+        If it does not give one finite number for each target.
+    """
+    if not callable(mean):
+        return 0.0
+    values = np.asarray(mean(X))
+    if values.dtype.kind not in "biuf" or values.shape != shape or not np.isfinite(values).all():
+        msg = (
+            f"mean must return one finite number for each target, shape {shape}; got "
+            f"{describe(values)}. It is given the rows as they are, shape {X.shape}."
+        )
+        raise ValueError(msg)
+    return values.astype(np.float64)
+
+
+def without_trend(mean: Any, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """Targets without the trend that ordinary least squares finds, for tuning.
+
+    Parameters
+    ----------
+    mean
+        ``"constant"`` or ``"linear"``; any other leaves y alone.
+    X, y
+        Standardised; shapes (n, d), and (n,) or (n, p) with NaN where targets are missing.
+    weight
+        Of the rows, shape (n,), in the sense of `gplsq.kernels.Weighted`, or None.
+    """
+    if mean not in MEANS:
+        return y
+    basis = np.ones((len(y), 1))
+    if mean == "linear":
+        basis = np.column_stack([basis, np.asarray(X, np.float64)])
+    weight = np.ones(len(y)) if weight is None else weight
+    left = y.reshape(len(y), -1).astype(np.float64)
+    for column in left.T:
+        there = ~np.isnan(column)
+        w = weight[there]
+        fitted = np.linalg.lstsq(w[:, None] * basis[there], w * column[there], rcond=None)[0]
+        column -= basis @ fitted
+    return left.reshape(y.shape).astype(y.dtype)
 
 
 def is_constant(y: np.ndarray) -> np.ndarray:

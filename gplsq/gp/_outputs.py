@@ -1,5 +1,6 @@
 """Posteriors of several outputs that do not share all rows, or that are correlated."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from gplsq._core import savable
 from gplsq.gp._condition import condition
 from gplsq.gp._low_rank import LowRankPosterior
+from gplsq.gp._mean import MeanBasis, MeanPosterior, condition_around_mean
 from gplsq.gp._missing import check_observed, group_outputs
 from gplsq.gp._posterior import Posterior, joint_draws
 from gplsq.kernels import AbstractKernel
@@ -29,7 +31,7 @@ class SeparateOutputs(eqx.Module):
         Which outputs they are, tuples of numbers.
     """
 
-    parts: tuple[Posterior | LowRankPosterior, ...]
+    parts: tuple[Posterior | LowRankPosterior | MeanPosterior, ...]
     columns: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     @property
@@ -96,12 +98,12 @@ class CorrelatedOutputs(eqx.Module):
         Where the number of the output is.
     """
 
-    pairs: Posterior | LowRankPosterior
+    pairs: Posterior | LowRankPosterior | MeanPosterior
     num_outputs: int = eqx.field(static=True)
     column: int = eqx.field(static=True)
 
     @property
-    def parts(self) -> tuple[Posterior | LowRankPosterior, ...]:
+    def parts(self) -> tuple[Posterior | LowRankPosterior | MeanPosterior, ...]:
         """The one posterior there is."""
         return (self.pairs,)
 
@@ -173,9 +175,11 @@ def condition_outputs(
     observed: ArrayLike | None = None,
     correlated: bool = False,
     column: int | None = None,
+    mean: str = "zero",
+    weighted: bool = False,
     inducing: Any = None,
     **settings: Any,
-) -> Posterior | LowRankPosterior | SeparateOutputs | CorrelatedOutputs:
+) -> Posterior | LowRankPosterior | MeanPosterior | SeparateOutputs | CorrelatedOutputs:
     """Condition several outputs on what is observed of each.
 
     Parameters
@@ -184,7 +188,7 @@ def condition_outputs(
         Of the points; of correlated outputs of points with one more column, the number of the
         output: see `gplsq.kernels.Coregionalised`.
     X, y
-        Shapes (n, d) and (n, p).
+        Shapes (n, d), and (n,) or (n, p).
     noise_variance
         Of all outputs, in squared units of y; positive.
     observed
@@ -194,13 +198,18 @@ def condition_outputs(
     column
         Of correlated outputs: where the number of the output goes among the columns, the end by
         default.
+    mean
+        ``"zero"``, or ``"constant"`` or ``"linear"``: see `condition_around_mean`. Every output has
+        coefficients of its own.
+    weighted
+        Whether the last column is the weight of a row, which a mean then has to know.
     inducing, **settings
         As in `condition`. Inducing points of shape (m, d) are taken at all outputs.
 
     Returns
     -------
-    Posterior, LowRankPosterior, SeparateOutputs or CorrelatedOutputs
-        The first two for independent outputs that are all observed at the same rows: they share
+    Posterior, LowRankPosterior, MeanPosterior, SeparateOutputs or CorrelatedOutputs
+        The first three for independent outputs that are all observed at the same rows: they share
         one factorisation or one block solve. Outputs observed at different rows share it in groups,
         and correlated ones are one solve for all targets there are.
 
@@ -215,8 +224,13 @@ def condition_outputs(
     ones.
     """
     target = np.asarray(y)
-    mask = check_observed(observed, target.shape)
     settings["noise_variance"] = noise_variance
+    fit: Any = condition
+    if mean != "zero":
+        fit = functools.partial(condition_around_mean, mean=MeanBasis(mean, weighted=weighted))
+    if target.ndim == 1:
+        return fit(kernel, X, target, inducing=inducing, **settings)
+    mask = check_observed(observed, target.shape)
     if correlated:
         if isinstance(X, RowTable):
             msg = "X is a RowTable, which independent outputs alone can use. Pass an array."
@@ -226,19 +240,20 @@ def condition_outputs(
         if np.ndim(inducing) == 2 and np.shape(inducing)[1] == np.shape(X)[1]:
             inducing = at_all_outputs(jnp.asarray(inducing), p, place)
         points, values = as_pairs(np.asarray(X), target, mask, place)
-        pairs = condition(kernel, points, values, inducing=inducing, **settings)
+        if mean != "zero":
+            basis = MeanBasis(mean, outputs=p, column=place, weighted=weighted)
+            fit = functools.partial(condition_around_mean, mean=basis)
+        pairs = fit(kernel, points, values, inducing=inducing, **settings)
         return CorrelatedOutputs(pairs, p, place)
     if mask.all():
-        return condition(kernel, X, target, inducing=inducing, **settings)
+        return fit(kernel, X, target, inducing=inducing, **settings)
     if isinstance(X, RowTable):
         msg = "rows of a RowTable have all their targets; some are missing. Pass an array."
         raise ValueError(msg)
     table = np.asarray(X)
     groups = group_outputs(mask)
     parts = [
-        condition(
-            *(kernel, table[rows], target[np.ix_(rows, columns)]), inducing=inducing, **settings
-        )
+        fit(*(kernel, table[rows], target[np.ix_(rows, columns)]), inducing=inducing, **settings)
         for columns, rows in groups
     ]
     return SeparateOutputs(tuple(parts), tuple(group.columns for group in groups))
