@@ -88,11 +88,10 @@ class GPRegressor(
         direct solver; otherwise by default the upper bound from the 64 most correlated rows, which
         calibration then scales.
     mean : {"zero", "constant", "linear"} or callable, default="zero"
-        What predictions go to far from the data. "zero" is the average of y, where it is
-        standardised. "constant" and "linear" are fitted together with the process by generalised
-        least squares, and their uncertainty is in every variance (`gplsq.gp.MeanPosterior`); tuning
-        works on what ordinary least squares leave. A function of rows (m, d), in their own units,
-        that returns (m,), or (m, p), is subtracted from y and added to predictions.
+        What predictions go to far from the data. "zero" is the average of a standardised y.
+        "constant" and "linear" are fitted by generalised least squares, see
+        `gplsq.gp.MeanPosterior`; tuning works on what ordinary ones leave. A function of rows, as
+        they are given, that returns numbers like y is subtracted from y, and added to predictions.
     outputs : {"independent", "correlated"}, default="independent"
         How the columns of a y of shape (n, p) are related: one model with the same kernel and
         noise for each, by one factorisation or block solve; or one process over rows and outputs
@@ -326,10 +325,7 @@ class GPRegressor(
             msg = f"y must have shape {('s', *like)}, as in fit; got {y.shape}.".replace("'", "")
             raise ValueError(msg)
         if np.any(np.isnan(y)) and not isinstance(self.posterior_, CorrelatedOutputs):
-            msg = (
-                "y holds NaN in some outputs of a row: independent outputs take in rows with all "
-                "their targets. Fit all rows anew."
-            )
+            msg = "y misses some targets: independent outputs take in rows with all. Fit anew."
             raise ValueError(msg)
         if len(y) == 0:
             return self

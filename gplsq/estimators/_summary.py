@@ -190,9 +190,8 @@ def _coverage(model: Any) -> str:
         inside.append(np.abs(residual) <= _NINETY_FIVE * np.sqrt(scale * latent + noise))
     both = np.concatenate(inside)
     what = "rows" if len(outputs) == 1 else "targets"
-    how = (
-        ", estimated" if isinstance(getattr(parts[0], "inner", parts[0]), LowRankPosterior) else ""
-    )
+    low_rank = isinstance(getattr(parts[0], "inner", parts[0]), LowRankPosterior)
+    how = ", estimated" if low_rank else ""
     return f"{np.mean(both):.1%} of {len(both):,} {what}, each predicted from the others{how}"
 
 

@@ -85,7 +85,8 @@ def test_a_wide_prior_for_a_slope_approaches_it_and_float32_cannot_follow(trend)
     exact = error(mean="linear")
     assert exact < 1e-3
     assert exact < error(kernel=wide[1e2])
-    assert 3 * exact < error(kernel=wide[1e6])
+    with pytest.raises(np.linalg.LinAlgError, match="not positive definite in this dtype"):
+        error(kernel=wide[1e6])
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -120,7 +121,7 @@ def test_a_function_is_subtracted_and_added(trend):
     np.testing.assert_allclose(own.predict(Z), rest.predict(Z) + slope(Z), rtol=1e-10)
     for noise in (True, False):
         ours, theirs = (gp.predict(Z, True, include_noise=noise)[1] for gp in (own, rest))
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     difference = own.sample_y(Z, 3) - rest.sample_y(Z, 3)
     np.testing.assert_allclose(difference, slope(Z)[:, None] * np.ones(3), atol=1e-9)
     own.update(Z, slope(Z)), rest.update(Z, np.zeros(M))

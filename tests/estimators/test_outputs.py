@@ -164,7 +164,7 @@ def hole(y, *where):
 def test_missing_targets_are_refused_unless_asked_for(several_outputs):
     X, y, _ = several_outputs
     for targets in (hole(y, 3, 1), hole(y[:, 0], 3)):
-        with pytest.raises(ValueError, match="Input y contains NaN: 1 of .* missing.*drop"):
+        with pytest.raises(ValueError, match=r"Input y contains NaN: 1 of .* missing.*drop"):
             given().fit(X, targets)
 
 
