@@ -54,7 +54,8 @@ class ConvergenceDisplay:
         NotFittedError
             Before `fit`.
         ValueError
-            If the solver was direct, outputs are correlated or miss targets, or the rows of the fit are not there any more.
+            If the solver was direct, outputs are correlated or miss targets, or the rows of the fit
+            are not there any more.
 
         Notes
         -----

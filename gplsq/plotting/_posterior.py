@@ -105,7 +105,8 @@ class PosteriorDisplay:
         NotFittedError
             Before `fit`.
         ValueError
-            If the model has several outputs, `columns` are not one or two of the inputs, or no rows are known.
+            If the model has several outputs, `columns` are not one or two of the inputs, or no rows
+            are known.
         """
         check_fitted(estimator)
         if np.ndim(estimator.calibration_.noise_variance) > 0:
