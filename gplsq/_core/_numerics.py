@@ -84,8 +84,8 @@ def symmetric_givens(a: Array, b: Array) -> tuple[Array, Array, Array]:
     return c, s, length * divisor
 
 
-def like_columns(values: Float[Array, " n"], table: Float[Array, "n *p"]) -> Array:
-    """Numbers of rows, shaped so that they multiply a vector or every column of a table."""
+def like_columns(values: Any, table: Any) -> Any:
+    """Numbers of rows, shape (n,), so that they multiply a vector or every column of a table."""
     return values.reshape(values.shape + (1,) * (table.ndim - values.ndim))
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gplsq._core import describe
@@ -151,7 +152,7 @@ def correlated_kernel(kernel: AbstractKernel | None, y: np.ndarray, d: int) -> A
     """
     if kernel is not None and has_outputs(kernel):
         return kernel
-    inner = Matern32(np.ones(d)) if kernel is None else kernel
+    inner = Matern32(jnp.ones(d)) if kernel is None else kernel
     p = y.shape[1]
     rank = min(2, max(1, p - 1))
     mixing, kappa = _factor(_correlations(y), rank)

@@ -245,11 +245,11 @@ def _block(y: Array, values: Array) -> Array:
 
 def _around(inner: Any, basis: MeanBasis, single: bool) -> MeanPosterior:
     """Generalised least squares by the columns that were solved for."""
-    solved = inner.solution.value
+    solved, points = inner.solution.value, inner.X
     if isinstance(inner, LowRankPosterior):
         # S^-1 v of S = A A^T + noise, from what the fit leaves of v.
-        solved = (inner.y - inner.mean(inner.X)) / inner.noise_variance
-    q = basis(inner.X[:1]).shape[1]
+        solved = (inner.y - inner.mean(points)) / inner.noise_variance
+    q = basis(points[:1]).shape[1]
     products = matmul(inner.y[:, -q:].T, solved)
     information = products[:, -q:]
     # Of unit diagonal; a function that is 0 at all rows gets the coefficient 0.

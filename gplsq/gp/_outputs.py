@@ -253,7 +253,11 @@ def condition_outputs(
     table = np.asarray(X)
     groups = group_outputs(mask)
     parts = [
-        fit(*(kernel, table[rows], target[np.ix_(rows, columns)]), inducing=inducing, **settings)
+        fit(
+            *(kernel, table[rows], target[np.ix_(rows, np.asarray(columns))]),
+            inducing=inducing,
+            **settings,
+        )
         for columns, rows in groups
     ]
     return SeparateOutputs(tuple(parts), tuple(group.columns for group in groups))
