@@ -37,6 +37,7 @@ def validate_training(model: Any, X: Any, y: Any) -> tuple[np.ndarray | RowTable
 def validate_rows(model: Any, X: Any, y: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
     """Rows with their targets, y in float64 with NaN where it is missing and may be."""
     filled, holes = _fill_holes(model, y)
+    given: Any = filled
     if filled is not None and np.ndim(filled) == 0 and not hasattr(filled, "shape"):
         msg = (
             "y should be a 1d array, or a 2d array with a column for each output; got "
@@ -44,7 +45,7 @@ def validate_rows(model: Any, X: Any, y: Any, **settings: Any) -> tuple[np.ndarr
         )
         raise ValueError(msg)
     settings |= {"dtype": (np.float64, np.float32), "y_numeric": True, "multi_output": True}
-    X, y = validate_data(model, X, filled, **settings)
+    X, y = validate_data(model, X, given, **settings)
     return np.asarray(X), _with_holes(np.asarray(y), holes)
 
 

@@ -252,12 +252,9 @@ def condition_outputs(
         raise ValueError(msg)
     table = np.asarray(X)
     groups = group_outputs(mask)
+    settings["inducing"] = inducing
     parts = [
-        fit(
-            *(kernel, table[rows], target[np.ix_(rows, np.asarray(columns))]),
-            inducing=inducing,
-            **settings,
-        )
+        fit(kernel, table[rows], target[rows][:, list(columns)], **settings)
         for columns, rows in groups
     ]
     return SeparateOutputs(tuple(parts), tuple(group.columns for group in groups))
