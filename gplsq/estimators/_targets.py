@@ -18,7 +18,7 @@ _FEWEST_JOINT_ROWS = 5
 
 def rows_with_target(y: np.ndarray) -> np.ndarray:
     """Which rows have a target of any output, shape (n,)."""
-    return ~np.isnan(y.reshape(len(y), -1)).all(axis=1)
+    return np.asarray(~np.isnan(y.reshape(len(y), -1)).all(axis=1))
 
 
 def take_rows(
