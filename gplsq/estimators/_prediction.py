@@ -112,6 +112,9 @@ class PredictionMixin:
         if np.ndim(self._y_scaling.scale) == 0:
             settings["include_noise"] = include_noise
             return super().sample_y(X, n_samples, random_state, **settings)  # type: ignore[misc]
+        if settings:
+            msg = f"draws of several outputs take no {sorted(settings)}; leave these arguments out."
+            raise TypeError(msg)
         random = check_random_state(random_state)
         if isinstance(self.posterior_, CorrelatedOutputs):
             mean, covariance = self._joint(X, include_noise)
