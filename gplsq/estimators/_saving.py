@@ -247,10 +247,14 @@ def _check_model(model: Any) -> None:
         predicted = jax.eval_shape(
             lambda Z: (posterior.mean(Z), posterior.raw_variance(Z, model.variance)), point
         )
-        left_out = [_left_out(part) for part in parts_of(posterior)]
-    shapes = [predicted[0].shape == (3, *outputs), predicted[1].shape in ((3,), (3, *outputs))]
-    every = [*predicted, *jax.tree.leaves(left_out)]
-    if not all(shapes) or any(out.dtype != jnp.dtype(dtype) for out in every):
+        left_out = [_left_out(part) for part in parts_of(posterior) if part.X.shape[0]]
+    shared = isinstance(posterior, Posterior | LowRankPosterior | MeanPosterior)
+    expected = [(3, *outputs), (3,) if shared else (3, *outputs)]
+    for part in parts_of(posterior):
+        expected += [(3, *part.y.shape[1:]), (3,)] if part.X.shape[0] else []
+    every = [*predicted, *(values for both in left_out for values in both)]
+    dtypes = {out.dtype for out in every}
+    if [out.shape for out in every] != expected or dtypes != {jnp.dtype(dtype)}:
         msg = f"its predictions would have shapes and dtypes {every}"
         raise LoadError(msg)
     check_finite_mean(posterior)
@@ -291,9 +295,7 @@ def _check_part(posterior: Any, dtype: np.dtype, columns: int) -> None:
 
 
 def _left_out(part: Any) -> Any:
-    """What calibration after an update needs, where there are rows."""
-    if part.X.shape[0] == 0:
-        return ()
+    """What calibration after an update needs."""
     return jax.eval_shape(part.leave_one_out, jax.ShapeDtypeStruct((3,), jnp.int32))
 
 

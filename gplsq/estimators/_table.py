@@ -38,7 +38,8 @@ def validate_rows(model: Any, X: Any, y: Any, **settings: Any) -> tuple[np.ndarr
     """Rows with their targets, y in float64 with NaN where it is missing and may be."""
     filled, holes = _fill_holes(model, y)
     given: Any = filled
-    if filled is not None and np.ndim(filled) == 0 and not hasattr(filled, "shape"):
+    scalar = filled is not None and not hasattr(filled, "shape") and np.asarray(filled).ndim == 0
+    if scalar:
         msg = (
             "y should be a 1d array, or a 2d array with a column for each output; got "
             f"{describe(y)} instead."
