@@ -26,8 +26,8 @@ def validate_training(model: Any, X: Any, y: Any) -> tuple[np.ndarray | RowTable
     target = np.asarray(check_array(filled, ensure_2d=False, dtype="numeric", input_name="y"))
     if target.ndim not in (1, 2) or len(target) != X.shape[0] or X.shape[0] < 2:
         msg = (
-            f"y must have one number, or one row of numbers, for each of the {X.shape[0]} rows of "
-            f"the table, at least 2; got shape {target.shape}."
+            f"y must have one number for each of the {X.shape[0]} rows of the table (of several "
+            f"outputs one row of numbers), at least 2; got shape {target.shape}."
         )
         raise ValueError(msg)
     model.n_features_in_ = X.shape[1]
