@@ -177,7 +177,9 @@ def tune(
     if not (isinstance(noise_variance, str) and noise_variance == "auto"):
         noise = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
     rules = restrict(kernel, bounds, fixed, priors, n, jnp.asarray(X_host[:0]).dtype)
-    data = X_host, np.nan_to_num(y_host), labels, parts
+    if observed is not None:
+        y_host = np.where(observed, y_host, 0)
+    data = X_host, y_host, labels, parts
     run = _Run(data, chosen, score, optimizer, schedule, rules, num_restarts, rng, verbose)
     return run.go(kernel, noise)
 
