@@ -21,6 +21,7 @@ from gplsq._core._numerics import column_norm as column_norm
 from gplsq._core._numerics import default_rtol as default_rtol
 from gplsq._core._numerics import is_traced as is_traced
 from gplsq._core._numerics import jittered_cholesky as jittered_cholesky
+from gplsq._core._numerics import like_columns as like_columns
 from gplsq._core._numerics import matmul as matmul
 from gplsq._core._numerics import plain_norm as plain_norm
 from gplsq._core._numerics import safe_divide as safe_divide

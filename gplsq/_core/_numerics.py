@@ -84,6 +84,11 @@ def symmetric_givens(a: Array, b: Array) -> tuple[Array, Array, Array]:
     return c, s, length * divisor
 
 
+def like_columns(values: Any, table: Any) -> Any:
+    """Numbers of rows, shape (n,), so that they multiply a vector or every column of a table."""
+    return values.reshape(values.shape + (1,) * (table.ndim - values.ndim))
+
+
 def default_rtol(dtype) -> float:
     """The relative tolerance a solve in `dtype` can be expected to reach: `eps ** 0.75`.
 

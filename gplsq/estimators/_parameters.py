@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from gplsq._core import check_choice, check_finite_scalar, check_mesh, describe
-from gplsq.gp import SOLVERS, memory_budget
+from gplsq.gp import MEANS, SOLVERS, memory_budget
 from gplsq.kernels import AbstractKernel
 from gplsq.solvers import AbstractLeastSquares
 from gplsq.tuning import as_loss, check_levels, check_optimizer, choose_objective
@@ -29,6 +29,10 @@ def check_parameters(model: Any) -> None:
         choose_objective(model.objective, 2)
     if not isinstance(model.solver, AbstractLeastSquares):
         check_choice("solver", model.solver, SOLVERS)
+    check_choice("outputs", model.outputs, ("independent", "correlated"))
+    check_choice("missing", model.missing, ("raise", "drop"))
+    if not callable(model.mean):
+        check_choice("mean", model.mean, ("zero", *MEANS))
     check_choice("variance", model.variance, ("auto", "exact", "neighbours"))
     check_choice("form", model.form, ("auto", "dense", "tiled"))
     if model.levels is not None:

@@ -8,15 +8,32 @@ import jax
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from gplsq.estimators._outcome import calibrate_by_rows, check_finite_mean, solver_report
+from gplsq.estimators._outcome import (
+    calibrate_by_rows,
+    check_finite_mean,
+    solver_report,
+    working_dtype,
+)
 from gplsq.estimators._parameters import check_parameters
+from gplsq.estimators._prediction import PredictionMixin
 from gplsq.estimators._sampling import SamplingMixin
 from gplsq.estimators._saving import SavingMixin, register_estimator
 from gplsq.estimators._scaling import fit_scaling
 from gplsq.estimators._summary import SummaryMixin
-from gplsq.estimators._table import validate_training
+from gplsq.estimators._table import validate_rows, validate_training
+from gplsq.estimators._targets import (
+    check_table_mean,
+    check_targets,
+    correlated_kernel,
+    fit_target_scaling,
+    is_constant,
+    own_mean,
+    rows_with_target,
+    take_rows,
+    without_trend,
+)
 from gplsq.estimators._tuning import tune_or_keep
 from gplsq.estimators._weights import (
     RowWeights,
@@ -25,14 +42,16 @@ from gplsq.estimators._weights import (
     row_weights,
     with_weights,
 )
-from gplsq.gp import Calibration, condition
+from gplsq.gp import CorrelatedOutputs, condition_outputs
 from gplsq.kernels import AbstractKernel, Weighted
 from gplsq.operators import RowTable
 from gplsq.solvers import AbstractLeastSquares
 
 
 @register_estimator
-class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, BaseEstimator):
+class GPRegressor(
+    SavingMixin, SummaryMixin, PredictionMixin, SamplingMixin, RegressorMixin, BaseEstimator
+):
     """Gaussian-process regression for tables of 100 to 1,000,000 rows.
 
     Inputs and target are standardised, hyperparameters are tuned by gradient on held-out loss, the
@@ -68,6 +87,18 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         How predictive variances are computed, see `gplsq.gp.Posterior.variance`: exact with the
         direct solver; otherwise by default the upper bound from the 64 most correlated rows, which
         calibration then scales.
+    mean : {"zero", "constant", "linear"} or callable, default="zero"
+        What predictions go to far from the data. "zero" is the average of a standardised y.
+        "constant" and "linear" are fitted by generalised least squares, see
+        `gplsq.gp.MeanPosterior`; tuning works on what ordinary ones leave. A function of rows, as
+        they are given, that returns numbers like y is subtracted from y, and added to predictions.
+    outputs : {"independent", "correlated"}, default="independent"
+        How the columns of a y of shape (n, p) are related: one model with the same kernel and
+        noise for each, by one factorisation or block solve; or one process over rows and outputs
+        (`gplsq.kernels.Coregionalised`, into which a kernel of points is put), whose outputs learn
+        from each other, at the cost of a table of n p rows.
+    missing : {"raise", "drop"}, default="raise"
+        What is done about NaN in y: refuse them, or fit the targets there are.
     standardize : bool, default=True
         Shift and scale inputs and target to zero mean and unit variance before anything else.
     optimizer : optax.GradientTransformation, default=None
@@ -97,15 +128,15 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         Tuned kernel and noise variance, in standardised units.
     calibration_ : Calibration
         Predictive variance of an observation = `latent_scale` times the posterior variance plus
-        `noise_variance`, standardised units.
+        `noise_variance`, standardised units; arrays of shape (p,) for p outputs.
     history_ : History
         The tuner's steps; prints as a table.
     solver_report_ : str
         What was solved, how, and how well.
     fit_seconds_ : float
         What the fit took.
-    posterior_ : Posterior
-        The functional core's posterior, in standardised units.
+    posterior_ : Posterior, LowRankPosterior, SeparateOutputs or CorrelatedOutputs
+        The functional core's posterior, in standardised units; see `gplsq.gp`.
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
@@ -136,6 +167,9 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         num_features: int | None = None,
         memory: float | str | None = None,
         variance: str = "auto",
+        mean: str | Callable = "zero",
+        outputs: str = "independent",
+        missing: str = "raise",
         standardize: bool = True,
         optimizer: Any = None,
         levels: Any = None,
@@ -158,6 +192,9 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         self.num_features = num_features
         self.memory = memory
         self.variance = variance
+        self.mean = mean
+        self.outputs = outputs
+        self.missing = missing
         self.standardize = standardize
         self.optimizer = optimizer
         self.levels = levels
@@ -170,6 +207,12 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         self.mesh = mesh
         self.random_state = random_state
         self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = self.outputs == "independent"
+        return tags
 
     def fit(
         self,
@@ -188,8 +231,8 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
             Finite real numbers; at least two rows. Or a `gplsq.operators.RowTable`, for tables
             larger than memory: it is fitted by a low-rank model. A NumPy memory map of more than a
             quarter of `memory` is taken for one.
-        y : array-like of shape (n,)
-            Finite real numbers.
+        y : array-like of shape (n,) or (n, p)
+            Finite real numbers, a column for each of p outputs; NaN with ``missing="drop"``.
         groups : array-like of shape (n,), default=None
             A label for each row; `gplsq.tuning.GroupHoldout` holds out rows of a label together.
         sample_weight : array-like of shape (n,), default=None
@@ -230,17 +273,19 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
     ) -> None:
         check_parameters(self)
         X, y = validate_training(self, X, y)
-        rows = row_weights(X, y, sample_weight, noise_variance)
-        if rows is not None:
-            X, y = X[rows.used], y[rows.used]
-            groups = None if groups is None else np.asarray(groups)[rows.used]
+        there = rows_with_target(y)
+        rows = row_weights(X, there, sample_weight, noise_variance)
+        check_table_mean(X, self.mean)
+        X, y, groups = take_rows(X, y, groups, there if rows is None else rows.used)
+        check_targets(y, self.outputs)
+        y = y - own_mean(self.mean, X, y.shape)
         repeats = None if rows is None else rows.repeats
-        if np.max(np.abs(y)) > np.finfo(X.dtype).max:
+        if np.nanmax(np.abs(y)) > np.finfo(X.dtype).max:
             msg = f"Input y holds values too large for {X.dtype}, X's dtype. Pass X as float64."
             raise ValueError(msg)
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._X_scaling = fit_scaling(X, self.standardize, constant_scale=np.inf, weights=repeats)
-        self._y_scaling = fit_scaling(y, self.standardize, constant_scale=1.0, weights=repeats)
+        self._y_scaling = fit_target_scaling(y, self.standardize, repeats)
         target = self._y_scaling.apply(y, X.dtype)
         with jax.enable_x64(X.dtype == np.float64):
             if isinstance(X, RowTable):
@@ -254,7 +299,9 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         Parameters
         ----------
         X : array-like of shape (s, d)
-        y : array-like of shape (s,)
+        y : array-like of shape (s,) or (s, p)
+            Rows without a target are left out with ``missing="drop"``; of several outputs those
+            that are correlated alone can miss some.
 
         Returns
         -------
@@ -271,82 +318,44 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
             Before `fit`.
         """
         check_is_fitted(self, "posterior_")
-        X, y = validate_data(
-            self, X, y, reset=False, dtype=(np.float64, np.float32), y_numeric=True
-        )
-        dtype = np.dtype(self.posterior_.X.dtype)
+        X, y = validate_rows(self, X, y, reset=False)
+        X, y, _ = take_rows(X, y, None, rows_with_target(y))
+        like = np.shape(self._y_scaling.scale)
+        if y.shape[1:] != like:
+            msg = f"y must have shape {('s', *like)}, as in fit; got {y.shape}.".replace("'", "")
+            raise ValueError(msg)
+        if np.any(np.isnan(y)) and not isinstance(self.posterior_, CorrelatedOutputs):
+            msg = "y misses some targets: independent outputs take in rows with all. Fit anew."
+            raise ValueError(msg)
+        if len(y) == 0:
+            return self
+        y = y - own_mean(self.mean, X, y.shape)
+        dtype = working_dtype(self.posterior_)
         with jax.enable_x64(dtype == np.float64):
-            points = self._X_scaling.apply(np.asarray(X), dtype)
+            points = self._X_scaling.apply(X, dtype)
             points = with_weights(points) if is_weighted(self) else points
-            target = self._y_scaling.apply(np.asarray(y, np.float64), dtype)
+            target = self._y_scaling.apply(y, dtype)
             posterior = self.posterior_.update(points, target)
             check_finite_mean(posterior)
             self.posterior_ = posterior
             seed = check_random_state(self.random_state).randint(2**31 - 1)
-            self.calibration_ = calibrate_by_rows(posterior, np.random.default_rng(seed))
+            rng, learns = np.random.default_rng(seed), np.zeros(like, bool)
+            self.calibration_ = calibrate_by_rows(posterior, rng, learns, self.noise_variance_)
             self.solver_report_ = solver_report(posterior)
         return self
-
-    def predict(
-        self,
-        X: Any,
-        return_std: bool = False,
-        return_cov: bool = False,
-        *,
-        include_noise: bool = True,
-    ) -> Any:
-        """Predict the target.
-
-        Parameters
-        ----------
-        X : array-like of shape (m, d)
-        return_std : bool, default=False
-            Also return the standard deviation of each prediction.
-        return_cov : bool, default=False
-            Also return the joint covariance of the predictions.
-        include_noise : bool, default=True
-            Uncertainty of a **new observation**, as scikit-learn's models with a WhiteKernel give;
-            with False that of the latent function.
-
-        Returns
-        -------
-        mean : ndarray of shape (m,)
-        std : ndarray of shape (m,), if `return_std`
-        covariance : ndarray of shape (m, m), if `return_cov`
-            All in the units of y, and in the dtype of the fit. The joint covariance is always
-            that of the solver, to its tolerance; with LSMR and ``variance="auto"`` the standard
-            deviations are those of the neighbour bound, which is a little larger.
-
-        Raises
-        ------
-        ValueError
-            For another number of columns, or numbers that are not finite.
-        NotFittedError
-            Before `fit`.
-        """
-        if return_std and return_cov:
-            msg = "return_std and return_cov cannot both be True. Take np.sqrt(np.diag(cov))."
-            raise ValueError(msg)
-        Z = self._points(X)
-        scale, shift = float(self._y_scaling.scale), float(self._y_scaling.shift)
-        with jax.enable_x64(Z.dtype == np.float64):
-            mean = (np.asarray(self.posterior_.mean(Z)) * scale + shift).astype(Z.dtype)
-            latent, noise = self.calibration_
-            noise = noise if include_noise else 0.0
-            if return_std:
-                variance = latent * self._latent_variance(Z) + noise
-                return mean, (np.sqrt(variance) * scale).astype(Z.dtype)
-            if return_cov:
-                covariance = latent * np.asarray(self.posterior_.covariance(Z))
-                covariance = covariance + noise * np.eye(len(Z))
-                return mean, (covariance * scale**2).astype(Z.dtype)
-        return mean
 
     def _known_noise(self, rows: RowWeights | None) -> float | None:
         """Noise variance of a row of weight one, if the rows' own were given."""
         if rows is None or rows.noise_variance is None:
             return None
-        return rows.noise_variance / float(self._y_scaling.scale) ** 2
+        scale = np.unique(self._y_scaling.scale)
+        if len(scale) > 1:
+            msg = (
+                "noise_variance is in squared units of y, but the outputs of y have different "
+                "scales. Fit them one by one, or pass sample_weight, or standardize=False."
+            )
+            raise ValueError(msg)
+        return rows.noise_variance / float(scale[0]) ** 2
 
     def _fit(
         self,
@@ -357,15 +366,23 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
         rows: RowWeights | None = None,
     ) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""
-        data = (X, y, groups, False) if rows is None else rows.for_tuning(X, y, groups)
-        outcome = tune_or_keep(self, *data, rng, self._known_noise(rows))
+        constant, correlated = is_constant(y), self.outputs == "correlated"
+        start = correlated_kernel(self.kernel, y, X.shape[1]) if correlated else self.kernel
+        tuned = without_trend(self.mean, X, y, None if rows is None else rows.weight)
+        data = (X, tuned, groups, False) if rows is None else rows.for_tuning(X, tuned, groups)
+        outcome = tune_or_keep(self, start, *data, rng, self._known_noise(rows))
         kernel, noise, self.history_ = outcome
-        constant = np.ptp(y) == 0
         self.kernel_, self.noise_variance_ = kernel, noise
+        place = X.shape[1]
         if rows is not None:
             kernel, (X, y) = Weighted(kernel), rows.apply(X, y)
-        self.posterior_ = condition(
+        self.posterior_ = condition_outputs(
             *(kernel, X, y),
+            observed=None if y.ndim == 1 else ~np.isnan(y),
+            correlated=correlated,
+            column=place,
+            mean="zero" if callable(self.mean) else self.mean,
+            weighted=rows is not None,
             noise_variance=noise,
             solver=self.solver,
             rtol=self.rtol,
@@ -377,19 +394,5 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
             key=jax.random.key(int(rng.integers(2**31))),
         )
         check_finite_mean(self.posterior_)
-        self.calibration_ = (
-            Calibration(1.0, noise) if constant else calibrate_by_rows(self.posterior_, rng)
-        )
+        self.calibration_ = calibrate_by_rows(self.posterior_, rng, constant, noise)
         self.solver_report_ = solver_report(self.posterior_)
-
-    def _latent_variance(self, Z: np.ndarray) -> np.ndarray:
-        """Posterior variance in standardised units; how many were clipped is kept."""
-        raw = np.asarray(self.posterior_.raw_variance(Z, self.variance))
-        self.num_clipped_variances_ = int(np.sum(raw < 0))
-        return np.maximum(raw, 0)
-
-    def _points(self, X: Any) -> np.ndarray:
-        check_is_fitted(self, "posterior_")
-        Z = np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
-        points = self._X_scaling.apply(Z, np.dtype(self.posterior_.X.dtype))
-        return with_weights(points) if is_weighted(self) else points

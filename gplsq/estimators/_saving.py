@@ -11,10 +11,17 @@ from sklearn.utils.validation import check_is_fitted
 from gplsq._core import VERSION, describe, savable
 from gplsq.estimators._archive import LoadError, read_archive, write_archive
 from gplsq.estimators._encoding import Decoder, Encoder
-from gplsq.estimators._outcome import check_finite_mean
+from gplsq.estimators._outcome import check_finite_mean, parts_of, working_dtype
 from gplsq.estimators._state import to_jax, to_numpy
 from gplsq.estimators._weights import is_weighted
-from gplsq.gp import Calibration, LowRankPosterior, Posterior
+from gplsq.gp import (
+    Calibration,
+    CorrelatedOutputs,
+    LowRankPosterior,
+    MeanPosterior,
+    Posterior,
+    SeparateOutputs,
+)
 from gplsq.kernels import AbstractKernel, Weighted
 
 _FORMAT, _FORMAT_VERSION = "gplsq model", 1
@@ -45,8 +52,8 @@ class SavingMixin:
         NotFittedError
             Before `fit`.
         TypeError
-            If the kernel or the solver is of a class of your own that is not registered with
-            `gplsq.savable`.
+            If the kernel, the solver or the mean is of a class of your own that is not registered
+            with `gplsq.savable`, or the mean is a function.
         OSError
             If the file cannot be written; one that was there before is as it was.
 
@@ -58,6 +65,7 @@ class SavingMixin:
         own): these say so if the loaded model is fitted again. See docs/concepts/saving.md.
         """
         check_is_fitted(self, "posterior_")
+        check_storable_mean(self)
         encoder = Encoder()
         manifest = {
             "format": _FORMAT,
@@ -77,6 +85,16 @@ class SavingMixin:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(to_jax(state))  # type: ignore[misc]
+
+
+def check_storable_mean(model: Any) -> None:
+    """Refuse a mean that is code: without it the loaded model could not predict."""
+    if callable(model.mean) and isinstance(_storable("mean", model.mean), str):
+        msg = (
+            f"mean cannot be saved: got {describe(model.mean)}. Make it a callable object of a "
+            "class that is registered with @gplsq.savable."
+        )
+        raise TypeError(msg)
 
 
 def load(path: Any) -> Any:
@@ -191,25 +209,75 @@ def _check_model(model: Any) -> None:
     """Refuse a model that cannot predict: its parts have wrong types, shapes or dtypes."""
     posterior, d = model.posterior_, model.n_features_in_
     kinds = {
-        "posterior_": (posterior, Posterior | LowRankPosterior),
+        "posterior_": (
+            posterior,
+            Posterior | LowRankPosterior | MeanPosterior | SeparateOutputs | CorrelatedOutputs,
+        ),
         "kernel_": (model.kernel_, AbstractKernel),
         "calibration_": (model.calibration_, Calibration),
         "n_features_in_": (d, int),
         "solver_report_": (model.solver_report_, str),
-        **{f"calibration_.{i}": (number, float) for i, number in enumerate(model.calibration_)},
     }
     for name, (value, kind) in kinds.items():
         if not isinstance(value, kind):
             msg = f"{name} is {describe(value)}"
             raise LoadError(msg)
+    outputs = np.shape(model._y_scaling.scale)
     names = getattr(model, _NAMES, None)
     shapes = [np.shape(part) for part in (*model._X_scaling, *model._y_scaling)]
-    if shapes != [(d,), (d,), (), ()] or (names is not None and names.shape != (d,)):
+    if (
+        shapes != [(d,), (d,), outputs, outputs]
+        or len(outputs) > 1
+        or (names is not None and names.shape != (d,))
+    ):
         msg = f"its scaling or its names are not those of {d} columns"
         raise LoadError(msg)
-    dtype = np.dtype(posterior.X.dtype)
+    for i, number in enumerate(model.calibration_):
+        if not isinstance(number, np.ndarray if outputs else float) or np.shape(number) != outputs:
+            msg = f"calibration_.{i} is {describe(number)}"
+            raise LoadError(msg)
+    dtype = working_dtype(posterior)
+    columns = d + (is_weighted(model) and isinstance(parts_of(posterior)[0].kernel, Weighted))
+    _check_outputs(posterior, outputs)
+    correlated = isinstance(posterior, CorrelatedOutputs)
+    for part in parts_of(posterior):
+        _check_part(getattr(part, "inner", part), dtype, columns + correlated)
+    point = jax.ShapeDtypeStruct((3, columns), dtype)
+    with jax.enable_x64(dtype == np.float64):
+        predicted = jax.eval_shape(
+            lambda Z: (posterior.mean(Z), posterior.raw_variance(Z, model.variance)), point
+        )
+        left_out = [_left_out(part) for part in parts_of(posterior) if part.X.shape[0]]
+    shared = isinstance(posterior, Posterior | LowRankPosterior | MeanPosterior)
+    expected = [(3, *outputs), (3,) if shared else (3, *outputs)]
+    for part in parts_of(posterior):
+        expected += [(3, *part.y.shape[1:]), (3,)] if part.X.shape[0] else []
+    every = [*predicted, *(values for both in left_out for values in both)]
+    dtypes = {out.dtype for out in every}
+    if [out.shape for out in every] != expected or dtypes != {jnp.dtype(dtype)}:
+        msg = f"its predictions would have shapes and dtypes {every}"
+        raise LoadError(msg)
+    check_finite_mean(posterior)
+
+
+def _check_outputs(posterior: Any, outputs: tuple[int, ...]) -> None:
+    """Refuse a posterior of other outputs than those of the scaling."""
+    if isinstance(posterior, SeparateOutputs):
+        found = sorted(column for columns in posterior.columns for column in columns)
+        targets = [part.y.shape[1:] for part in posterior.parts]
+        fits = (len(found),) == outputs and found == list(range(len(found)))
+        fits = fits and targets == [(len(columns),) for columns in posterior.columns]
+    elif isinstance(posterior, CorrelatedOutputs):
+        fits = (posterior.num_outputs,) == outputs
+    else:
+        fits = posterior.y.shape[1:] == outputs
+    if not fits:
+        msg = f"its posterior is not one of outputs of shape {outputs}"
+        raise LoadError(msg)
+
+
+def _check_part(posterior: Any, dtype: np.dtype, columns: int) -> None:
     n = posterior.X.shape[0]
-    columns = d + (is_weighted(model) and isinstance(posterior.kernel, Weighted))
     solved = posterior.solution.value
     same = {leaf.dtype for leaf in (posterior.y, posterior.noise_variance, solved)}
     low_rank = isinstance(posterior, LowRankPosterior)
@@ -217,25 +285,18 @@ def _check_model(model: Any) -> None:
     if (
         dtype not in (np.float32, np.float64)
         or same != {dtype}
-        or posterior.y.shape != (n,)
+        or posterior.y.shape[:1] != (n,)
         or posterior.X.shape != (n, columns)
         or solved.shape != coefficients.shape
+        or solved.shape[1:] != posterior.y.shape[1:]
     ):
-        msg = f"its arrays are not those of a posterior of {n} rows and {d} columns"
+        msg = f"its arrays are not those of a posterior of {n} rows and {columns} columns"
         raise LoadError(msg)
-    point = jax.ShapeDtypeStruct((3, columns), dtype)
-    with jax.enable_x64(dtype == np.float64):
-        outputs = jax.eval_shape(lambda Z: _everything(posterior, Z, model.variance), point)
-    if any((out.shape, out.dtype) != ((3,), jnp.dtype(dtype)) for out in outputs):
-        msg = f"its predictions would have shapes and dtypes {outputs}"
-        raise LoadError(msg)
-    check_finite_mean(posterior)
 
 
-def _everything(posterior: Any, Z: Any, method: str) -> tuple[Any, ...]:
-    """Predictions and, where there are rows, what calibration after an update needs."""
-    residuals = posterior.leave_one_out(np.zeros(3, int)) if posterior.X.shape[0] else ()
-    return posterior.mean(Z), posterior.raw_variance(Z, method), *residuals
+def _left_out(part: Any) -> Any:
+    """What calibration after an update needs."""
+    return jax.eval_shape(part.leave_one_out, jax.ShapeDtypeStruct((3,), jnp.int32))
 
 
 def _random_state(state: Any) -> np.random.RandomState:

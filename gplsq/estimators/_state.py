@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gplsq.estimators._outcome import working_dtype
+
 _NAMES = ("posterior_", "kernel_")
 
 
@@ -20,7 +22,7 @@ def to_numpy(state: dict[str, Any]) -> dict[str, Any]:
         state["mesh"] = None
     if "posterior_" in state:
         posterior = state["posterior_"]
-        with jax.enable_x64(posterior.X.dtype == np.float64):
+        with jax.enable_x64(working_dtype(posterior) == np.float64):
             state["posterior_"] = posterior.without_kept_matrix()
     for name in _NAMES:
         if name in state:

@@ -9,13 +9,15 @@ import jax
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gplsq._core import parameters_of
+from gplsq._core import Parameter, parameters_of
+from gplsq.estimators._outcome import held_out, parts_of, working_dtype
 from gplsq.gp import LowRankPosterior
 from gplsq.kernels import (
     AbstractKernel,
     AbstractRadial,
     Columns,
     Constant,
+    Coregionalised,
     Linear,
     Periodic,
     Product,
@@ -124,17 +126,29 @@ def _rows(model: Any) -> Iterator[SummaryRow]:
     posterior, history = model.posterior_, model.history_
     names = getattr(model, "feature_names_in_", None)
     names = [f"x{i}" for i in range(model.n_features_in_)] if names is None else list(names)
-    scale = float(model._y_scaling.scale)
-    n = posterior.X.shape[0]
-    yield SummaryRow("rows", f"{n:,}" if n else "not kept with the model")
+    several = np.ndim(model._y_scaling.scale) == 1
+    # Outputs have scales of their own: what they share is told in standardised units.
+    scale = 1.0 if several else float(model._y_scaling.scale)
+    n = [part.X.shape[0] for part in parts_of(posterior)]
+    kept = " + ".join(f"{rows:,}" for rows in n)
+    yield SummaryRow("rows", kept if all(n) else "not kept with the model")
     yield SummaryRow("inputs", f"{len(names)}")
-    yield SummaryRow("dtype", str(np.dtype(posterior.X.dtype)))
+    if several:
+        words = f"{len(model._y_scaling.scale)} {model.outputs}"
+        yield SummaryRow("outputs", f"{words}; targets below are standardised")
+    yield SummaryRow("dtype", str(working_dtype(posterior)))
+    if model.mean != "zero":
+        own = "a function" if callable(model.mean) else model.mean
+        yield SummaryRow("mean", own)
     yield SummaryRow("kernel", _formula(model.kernel_, names))
     yield from _hyperparameters(model.kernel_, names, model._X_scaling.scale, scale)
-    latent, noise = model.calibration_
-    unit, std = "target", np.sqrt(noise)
-    yield SummaryRow("noise std", _number(std * scale), unit, _number(std))
-    yield SummaryRow("latent scale", _number(latent), "× posterior variance")
+    fits = zip(*(np.atleast_1d(part) for part in model.calibration_), strict=True)
+    for j, (latent, noise) in enumerate(fits):
+        which = f" {j}" if several else ""
+        std = np.sqrt(noise)
+        units = float(np.atleast_1d(model._y_scaling.scale)[j])
+        yield SummaryRow(f"noise std{which}", _number(std * units), "target", _number(std))
+        yield SummaryRow(f"latent scale{which}", _number(latent), "× posterior variance")
     yield SummaryRow("held-out loss", *_held_out(model, scale))
     yield SummaryRow("inside 95 %", _coverage(model))
     yield SummaryRow("solver", model.solver_report_)
@@ -158,20 +172,27 @@ def _held_out(model: Any, scale: float) -> tuple[str, str, str] | tuple[str]:
 
 
 def _coverage(model: Any) -> str:
-    posterior = model.posterior_
-    n = posterior.X.shape[0]
-    if n == 0:
+    posterior, parts = model.posterior_, parts_of(model.posterior_)
+    if any(part.X.shape[0] == 0 for part in parts):
         return "not known without the rows"
-    if n > _ROWS or isinstance(posterior.X, RowTable):
-        rows = np.sort(np.random.default_rng(0).choice(n, min(n, _ROWS), replace=False))
-    else:
-        rows = np.arange(n)
-    with jax.enable_x64(posterior.X.dtype == np.float64):
-        residual, latent = (np.asarray(part) for part in posterior.leave_one_out(rows))
-    scale, noise = model.calibration_
-    inside = np.mean(np.abs(residual) <= _NINETY_FIVE * np.sqrt(scale * latent + noise))
-    how = ", estimated" if isinstance(posterior, LowRankPosterior) else ""
-    return f"{inside:.1%} of {len(rows):,} rows, each predicted from the others{how}"
+
+    def choose(n: int) -> np.ndarray:
+        if n <= _ROWS and not isinstance(parts[0].X, RowTable):
+            return np.arange(n)
+        return np.sort(np.random.default_rng(0).choice(n, min(n, _ROWS), replace=False))
+
+    with jax.enable_x64(working_dtype(posterior) == np.float64):
+        outputs = held_out(posterior, choose)
+    inside = []
+    for (residual, latent, _), scale, noise in zip(
+        outputs, *map(np.atleast_1d, model.calibration_), strict=True
+    ):
+        inside.append(np.abs(residual) <= _NINETY_FIVE * np.sqrt(scale * latent + noise))
+    both = np.concatenate(inside)
+    what = "rows" if len(outputs) == 1 else "targets"
+    low_rank = isinstance(getattr(parts[0], "inner", parts[0]), LowRankPosterior)
+    how = ", estimated" if low_rank else ""
+    return f"{np.mean(both):.1%} of {len(both):,} {what}, each predicted from the others{how}"
 
 
 def _formula(kernel: Any, names: list[str]) -> str:
@@ -182,6 +203,8 @@ def _formula(kernel: Any, names: list[str]) -> str:
         return f"{_formula(kernel.left, names)} + {_formula(kernel.right, names)}"
     if isinstance(kernel, Product):
         return f"{_factor(kernel.left, names)} * {_factor(kernel.right, names)}"
+    if isinstance(kernel, Coregionalised):
+        return f"{_factor(kernel.kernel, names)} for {kernel.num_outputs} outputs"
     if isinstance(kernel, Columns):
         chosen = [names[i] for i in kernel.columns]
         return f"{_factor(kernel.kernel, chosen)}.on({', '.join(chosen)})"
@@ -203,9 +226,10 @@ def _hyperparameters(
         kind = "" if isinstance(owner, Scaled) else type(owner).__name__
         seen[kind] += 1
         label = kind + (f" {seen[kind]}" if seen[kind] > 1 else "")
-        for parameter in parameters_of(_own(owner)):
+        for parameter in _own(owner):
             values = np.asarray(parameter.value, float)
             each = values.ndim == 1 and len(values) == len(columns)
+            each = each and not isinstance(owner, Coregionalised)
             for i, value in enumerate(np.ravel(values)):
                 # A scalar that serves several columns has the unit of none of them.
                 column = columns[i] if each else (columns[0] if len(columns) == 1 else None)
@@ -249,11 +273,14 @@ def _parts(
         if isinstance(kernel, Scaled):
             # What is scaled carries no unit of its own: the factor has it.
             yield from _parts(kernel.kernel, columns, True)
+        elif isinstance(kernel, Coregionalised):
+            yield from _parts(kernel.kernel, columns, True)
 
 
-def _own(kernel: Any) -> Any:
+def _own(kernel: Any) -> list[Parameter]:
     """The hyperparameters of a node without those of the kernel inside it."""
-    return Constant(kernel.variance) if isinstance(kernel, Scaled) else kernel
+    inner = "kernel." if isinstance(kernel, Scaled | Coregionalised) else None
+    return [p for p in parameters_of(kernel) if inner is None or not p.name.startswith(inner)]
 
 
 def _number(value: Any) -> str:

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from gplsq.estimators._targets import is_constant
+from gplsq.gp import as_pairs
 from gplsq.kernels import AbstractKernel, Weighted
 from gplsq.operators import RowTable
 from gplsq.tuning import History, default_kernel, tune
@@ -14,6 +16,7 @@ _TUNING_ROWS = 50_000
 
 def tune_or_keep(
     model: Any,
+    kernel: AbstractKernel | None,
     X: Any,
     y: np.ndarray,
     groups: Any,
@@ -27,8 +30,10 @@ def tune_or_keep(
     ----------
     model
         The estimator.
+    kernel
+        To start from; None for the default one.
     X, y
-        Shapes (n, d), an array or a `RowTable`, and (n,).
+        Shapes (n, d), an array or a `RowTable`, and (n,) or (n, p), NaN where a target is missing.
     groups
         A label for each row, or None.
     rng
@@ -38,9 +43,9 @@ def tune_or_keep(
     known_noise
         Noise variance that is not tuned, or None.
     """
-    kernel = default_kernel(X.shape[1] - weighted) if model.kernel is None else model.kernel
+    kernel = default_kernel(X.shape[1] - weighted) if kernel is None else kernel
     noise_variance = model.noise_variance if known_noise is None else known_noise
-    if model.objective is None or np.ptp(y) == 0:
+    if model.objective is None or np.all(is_constant(y)):
         # A constant target has no held-out loss to improve.
         noise = 0.01 if isinstance(noise_variance, str) else float(noise_variance)
         history = History()
@@ -51,6 +56,11 @@ def tune_or_keep(
         chosen = rng.choice(len(y), size=min(len(y), _TUNING_ROWS), replace=False)
         X, y = X.take(chosen), y[chosen]
         groups = None if groups is None else np.asarray(groups)[chosen]
+    observed = None if y.ndim == 1 else ~np.isnan(y)
+    if model.outputs == "correlated":
+        assert observed is not None
+        groups = None if groups is None else np.asarray(groups)[np.nonzero(observed)[0]]
+        (X, y), observed = as_pairs(X, y, observed, X.shape[1] - weighted), None
     result = tune(
         Weighted(kernel) if weighted else kernel,
         X,
@@ -66,6 +76,7 @@ def tune_or_keep(
         fixed=model.fixed if known_noise is None else [*(model.fixed or ()), "noise_variance"],
         priors=model.priors,
         groups=groups,
+        observed=observed,
         random_state=rng,
         verbose=model.verbose,
     )

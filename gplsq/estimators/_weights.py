@@ -4,7 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gplsq._core import describe
+from gplsq._core import describe, like_columns
+from gplsq.estimators._outcome import parts_of
+from gplsq.gp import CorrelatedOutputs
 from gplsq.operators import RowTable
 
 
@@ -44,13 +46,15 @@ class RowWeights(NamedTuple):
     def apply(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The standardised rows that are used, multiplied by their weights."""
         weight = self.weight.astype(X.dtype)
-        return with_weights(X, weight), y * weight
+        return with_weights(X, weight), y * like_columns(weight, y)
 
 
 def row_weights(
-    X: np.ndarray | RowTable, y: np.ndarray, sample_weight: Any, noise_variance: Any
+    X: np.ndarray | RowTable, there: np.ndarray, sample_weight: Any, noise_variance: Any
 ) -> RowWeights | None:
     """Weights from what `fit` got; None where all rows are alike.
+
+    `there` says which rows have a target, shape (n,); the others are not used.
 
     Raises
     ------
@@ -66,16 +70,16 @@ def row_weights(
         msg = "rows of a RowTable have equal weights and noise; pass an array with these arguments."
         raise ValueError(msg)
     if sample_weight is not None:
-        repeats = _checked("sample_weight", sample_weight, len(y), strict=False)
-        used = repeats > 0
+        repeats = _checked("sample_weight", sample_weight, len(there), strict=False)
+        used = (repeats > 0) & there
         if used.sum() < 2:
             msg = "sample_weight is zero for all rows, or all but one; a fit needs two rows."
             raise ValueError(msg)
         return RowWeights(used, np.sqrt(repeats[used]), repeats[used], None)
-    noise = _checked("noise_variance", noise_variance, len(y), strict=True)
+    noise = _checked("noise_variance", noise_variance, len(there), strict=True)[there]
     # A typical row has weight one, so that the spread of the weights is all they change.
     typical = float(np.exp(np.mean(np.log(noise))))
-    return RowWeights(np.ones(len(y), bool), np.sqrt(typical / noise), None, typical)
+    return RowWeights(there, np.sqrt(typical / noise), None, typical)
 
 
 def _checked(name: str, values: Any, n: int, *, strict: bool) -> np.ndarray:
@@ -107,13 +111,14 @@ def with_weights(X: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
 
 def is_weighted(model: Any) -> bool:
     """Whether a fitted estimator's posterior has one more column than its tables, of weights."""
-    return model.posterior_.X.shape[1] > model.n_features_in_
+    columns = parts_of(model.posterior_)[0].X.shape[1]
+    return columns - isinstance(model.posterior_, CorrelatedOutputs) > model.n_features_in_
 
 
 def fitted_rows(model: Any) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a fit, standardised and without their weights."""
     X, y = np.asarray(model.posterior_.X), np.asarray(model.posterior_.y)
-    return (X[:, :-1], y / X[:, -1]) if is_weighted(model) else (X, y)
+    return (X[:, :-1], (y.T / X[:, -1]).T) if is_weighted(model) else (X, y)
 
 
 def inducing_points(inducing: Any, columns: int, weighted: bool) -> Any:

@@ -6,6 +6,17 @@ from gplsq.gp._condition import condition as condition
 from gplsq.gp._low_rank import LowRankPosterior as LowRankPosterior
 from gplsq.gp._machine import Rates as Rates
 from gplsq.gp._machine import machine_rates as machine_rates
+from gplsq.gp._mean import MEANS as MEANS
+from gplsq.gp._mean import MeanBasis as MeanBasis
+from gplsq.gp._mean import MeanPosterior as MeanPosterior
+from gplsq.gp._mean import condition_around_mean as condition_around_mean
+from gplsq.gp._missing import OutputGroup as OutputGroup
+from gplsq.gp._missing import check_observed as check_observed
+from gplsq.gp._missing import group_outputs as group_outputs
+from gplsq.gp._outputs import CorrelatedOutputs as CorrelatedOutputs
+from gplsq.gp._outputs import SeparateOutputs as SeparateOutputs
+from gplsq.gp._outputs import as_pairs as as_pairs
+from gplsq.gp._outputs import condition_outputs as condition_outputs
 from gplsq.gp._plan import SOLVERS as SOLVERS
 from gplsq.gp._plan import Candidate as Candidate
 from gplsq.gp._plan import Plan as Plan

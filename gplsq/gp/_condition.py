@@ -57,7 +57,8 @@ def condition(
         Shape (n, d). Its dtype is the dtype of all the work. Or a `gplsq.operators.RowTable`,
         which is never in memory as a whole, and gets a low-rank model.
     y
-        Shape (n,).
+        Shape (n,), or (n, p) for p independent outputs of the same kernel and noise: one
+        factorisation, or one block solve, serves all.
     noise_variance
         Variance of the observation noise, in squared units of y; positive.
     solver
@@ -132,10 +133,12 @@ def condition(
     elif not jnp.issubdtype(points.dtype, jnp.floating):
         points = points.astype(float)
     target = jnp.asarray(y, points.dtype)
-    if len(points.shape) != 2 or target.shape != points.shape[:1]:
+    columns = target.shape[1:]
+    fits = len(points.shape) == 2 and target.shape[:1] == points.shape[:1]
+    if not fits or len(columns) > 1 or columns == (0,):
         msg = (
-            f"X must have shape (n, d) and y shape (n,); got {points.shape} and {target.shape}. "
-            "Pass one target for each row."
+            f"X must have shape (n, d) and y shape (n,) or (n, p); got {points.shape} and "
+            f"{target.shape}. Pass one target, or a row of targets, for each row."
         )
         raise ValueError(msg)
     noise = noise.astype(points.dtype)
@@ -144,6 +147,7 @@ def condition(
     key = jax.random.key(0) if key is None else key
     settings = {"form": form, "rtol": rtol, "rank": num_features if solver == "features" else count}
     settings["num_devices"] = 1 if mesh is None else mesh.size
+    settings["num_targets"] = columns[0] if columns else 1
     n, d = points.shape
     budget = least_of_processes(memory_budget(memory), mesh)
     plan = choose_plan(n, d, points.dtype, solver, memory=budget, **settings)

@@ -18,14 +18,15 @@ def take_rows(X: Float[Array, "n d"] | RowTable, index: Array) -> Float[Array, "
 
 
 def more_rows(
-    X: Float[Array, "n d"], y: Float[Array, " n"], more_X: ArrayLike, more_y: ArrayLike
-) -> tuple[Float[Array, "t d"], Float[Array, " t"]]:
+    X: Float[Array, "n d"], y: Float[Array, "n *p"], more_X: ArrayLike, more_y: ArrayLike
+) -> tuple[Float[Array, "t d"], Float[Array, "t *p"]]:
     """The data with more of it below, verified."""
     points = as_points("X", more_X).astype(X.dtype)
     target = jnp.asarray(more_y, X.dtype)
-    if points.shape[1] != X.shape[1] or target.shape != points.shape[:1]:
+    if points.shape[1] != X.shape[1] or target.shape != (points.shape[0], *y.shape[1:]):
+        like = "(s,)" if y.ndim == 1 else f"(s, {y.shape[1]})"
         msg = (
-            f"X must have shape (s, {X.shape[1]}) and y shape (s,); got {points.shape} and "
+            f"X must have shape (s, {X.shape[1]}) and y shape {like}; got {points.shape} and "
             f"{target.shape}. Pass rows like those of the fit."
         )
         raise ValueError(msg)

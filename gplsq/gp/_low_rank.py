@@ -16,6 +16,7 @@ from gplsq._core import (
     describe,
     gather_rows,
     jit_quickly,
+    like_columns,
     map_row_tiles,
     map_rows,
     matmul,
@@ -25,6 +26,7 @@ from gplsq._core import (
 )
 from gplsq.gp._inputs import more_rows, take_rows
 from gplsq.gp._plan import CANDIDATES_PER_POINT, GRAM_ROWS_PER_FUNCTION, Plan
+from gplsq.gp._posterior import joint_draws
 from gplsq.kernels import AbstractKernel
 from gplsq.operators import (
     AbstractBasis,
@@ -73,9 +75,10 @@ class LowRankPosterior(eqx.Module):
     basis
         The m functions: spanned by inducing points, or random features.
     X, y
-        The data, shapes (n, d) (or a `RowTable`) and (n,); empty in a pickle.
+        The data, shapes (n, d) (or a `RowTable`), and (n,) or (n, p); empty in a pickle.
     coefficients
-        c of `mean(x) = basis.sections(x) . c`; of inducing points `mean(x) = sum_j c_j k(x, z_j)`.
+        c of `mean(x) = basis.sections(x) . c`, a column for each output; of inducing points
+        `mean(x) = sum_j c_j k(x, z_j)`.
     solution
         The `Solution` of the mean's least-squares problem, in the basis.
     plan
@@ -87,16 +90,16 @@ class LowRankPosterior(eqx.Module):
     kernel: AbstractKernel
     basis: AbstractBasis
     X: Float[Array, "n d"] | RowTable
-    y: Float[Array, " n"]
+    y: Float[Array, "n *p"]
     noise_variance: Float[Array, ""]
-    coefficients: Float[Array, " m"]
+    coefficients: Float[Array, "m *p"]
     solution: Solution
     factors: "_Factors"
     solver: AbstractLeastSquares
     plan: str = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True, default=None)
 
-    def mean(self, Z: ArrayLike) -> Float[Array, " t"]:
+    def mean(self, Z: ArrayLike) -> Float[Array, "t *p"]:
         """Posterior mean at Z, shape (t, d). Cost: t m sections, in tiles."""
         return _mean(self.basis, self.coefficients, self._points(Z), self.mesh)
 
@@ -140,13 +143,10 @@ class LowRankPosterior(eqx.Module):
         """Joint posterior covariance of the latent function at Z, shape (t, d); t^2 memory."""
         return _covariance(self.kernel, self.basis, self.factors, self._points(Z))
 
-    def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "t num"]:
+    def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "t *p num"]:
         """Joint draws of the latent function at Z, by the eigenvectors of the covariance."""
         points = self._points(Z)
-        values, vectors = jnp.linalg.eigh(self.covariance(points))
-        root = vectors * jnp.sqrt(jnp.maximum(values, 0))
-        normal = jax.random.normal(key, (points.shape[0], num), points.dtype)
-        return self.mean(points)[:, None] + root @ normal
+        return joint_draws(key, self.mean(points), self.covariance(points), num)
 
     def leave_one_out(self, rows: ArrayLike) -> tuple[Array, Array]:
         """Residual and latent variance of chosen rows predicted from all the others.
@@ -158,14 +158,15 @@ class LowRankPosterior(eqx.Module):
         points = take_rows(self.X, index)
         leverage = _leverage(self.basis, self.factors, points)
         residual = self.y[index] - self.mean(points)
-        return residual / (1 - jnp.minimum(leverage, 0.99)), self.variance(points)
+        left = like_columns(1 - jnp.minimum(leverage, 0.99), residual)
+        return residual / left, self.variance(points)
 
     def without_kept_matrix(self) -> "LowRankPosterior":
         """The same posterior for a pickle: without devices, and the data, which predictions need
         not.
         """
         nothing = jnp.zeros((0, self.X.shape[1]), self.X.dtype)
-        no_target = jnp.zeros(0, self.X.dtype)
+        no_target = jnp.zeros((0, *self.y.shape[1:]), self.X.dtype)
         return replace(self, X=nothing, y=no_target, mesh=None)
 
     def update(self, X: ArrayLike, y: ArrayLike) -> "LowRankPosterior":
@@ -174,7 +175,7 @@ class LowRankPosterior(eqx.Module):
         Parameters
         ----------
         X, y
-            More rows of data, shapes (s, d) and (s,).
+            More rows of data, shapes (s, d) and (s,), or (s, p).
 
         Returns
         -------
@@ -229,7 +230,7 @@ class _Factors(NamedTuple):
 def condition_low_rank(
     kernel: AbstractKernel,
     X: Float[Array, "n d"] | RowTable,
-    y: Float[Array, " n"],
+    y: Float[Array, "n *p"],
     noise: Float[Array, ""],
     plan: Plan,
     Z: Float[Array, "m d"] | None,

@@ -15,6 +15,7 @@ from gplsq._core import (
     describe,
     is_traced,
     jit_quickly,
+    like_columns,
     map_rows,
     matmul,
     place,
@@ -47,17 +48,19 @@ class Posterior(eqx.Module):
     Attributes
     ----------
     kernel, X, y, noise_variance
-        The model and its data; `noise_variance` in squared units of the target.
+        The model and its data; `noise_variance` in squared units of the target. Of y with p
+        columns, independent outputs, `mean` and residuals have p columns too; variances are those
+        of each.
     solution
         The `Solution` of the mean's least-squares problem; `.value` are the coefficients c of
-        `mean(z) = sum_i c_i k(z, x_i)`.
+        `mean(z) = sum_i c_i k(z, x_i)`, shaped like y: one column for each output.
     plan
         Which solver was used, and why.
     """
 
     kernel: AbstractKernel
     X: Float[Array, "n d"]
-    y: Float[Array, " n"]
+    y: Float[Array, "n *p"]
     noise_variance: Float[Array, ""]
     solution: Solution
     operator: KernelOperator
@@ -65,7 +68,7 @@ class Posterior(eqx.Module):
     solver: AbstractLeastSquares
     plan: str = eqx.field(static=True)
 
-    def mean(self, Z: ArrayLike) -> Float[Array, " m"]:
+    def mean(self, Z: ArrayLike) -> Float[Array, "m *p"]:
         """Posterior mean at Z, shape (m, d). Cost: m n kernel entries, in tiles."""
         data = self.X, self.solution.value, self.operator.mesh
         return cross_product(self.kernel, self._points(Z), *data)
@@ -113,15 +116,12 @@ class Posterior(eqx.Module):
             _warn_if_missed(status)
         return (full + full.T) / 2
 
-    def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "m num"]:
+    def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "m *p num"]:
         """Joint draws of the latent function at Z, shape (m, d), by the eigenvectors of the
         covariance. Cost: m^3 flops beside the covariance.
         """
         points = self._points(Z)
-        values, vectors = jnp.linalg.eigh(self.covariance(points))
-        root = vectors * jnp.sqrt(jnp.maximum(values, 0))
-        normal = jax.random.normal(key, (points.shape[0], num), points.dtype)
-        return self.mean(points)[:, None] + root @ normal
+        return joint_draws(key, self.mean(points), self.covariance(points), num)
 
     def leave_one_out(self, rows: ArrayLike) -> tuple[Array, Array]:
         """Residual and variance of chosen rows predicted from all the others.
@@ -138,7 +138,8 @@ class Posterior(eqx.Module):
         Returns
         -------
         residual, latent_variance
-            Shapes (s,). The variance of the observation is `latent_variance + noise_variance`.
+            Shapes (s,); of p outputs residuals of shape (s, p). The variance of the observation is
+            `latent_variance + noise_variance`.
         """
         index = jnp.asarray(rows)
         if isinstance(self.solver, Direct):
@@ -146,7 +147,8 @@ class Posterior(eqx.Module):
             return _left_out(*data, index)
         latent = jnp.maximum(self._bound(self.X[index], index), 0)
         total = latent + self.noise_variance
-        return self.solution.value[index] * total, latent
+        residual = self.solution.value[index]
+        return residual * like_columns(total, residual), latent
 
     def update(self, X: ArrayLike, y: ArrayLike) -> "Posterior":
         """The posterior of the same model given more rows as well.
@@ -154,7 +156,7 @@ class Posterior(eqx.Module):
         Parameters
         ----------
         X, y
-            More rows of data, shapes (s, d) and (s,).
+            More rows of data, shapes (s, d) and (s,), or (s, p).
 
         Returns
         -------
@@ -213,6 +215,16 @@ class Posterior(eqx.Module):
         return points
 
 
+def joint_draws(
+    key: Array, mean: Float[Array, "m *p"], covariance: Float[Array, "m m"], num: int
+) -> Float[Array, "m *p num"]:
+    """Draws of normal vectors of one covariance, independent for each column of the mean."""
+    values, vectors = jnp.linalg.eigh(covariance)
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+    normal = jax.random.normal(key, (*mean.shape, num), mean.dtype)
+    return mean[..., None] + jnp.tensordot(root, normal, axes=1)
+
+
 def _warn_if_missed(status: Array) -> None:
     """One warning for all the points of a variance whose solves missed their tolerance."""
     if is_traced(status):
@@ -268,5 +280,5 @@ def _left_out(lower: Array, noise: Array, value: Array, index: Array) -> tuple[A
     half = jax.scipy.linalg.solve_triangular(
         lower, jnp.eye(lower.shape[0], dtype=lower.dtype), lower=True
     )
-    total = 1 / jnp.sum(half**2, axis=0)[index]
-    return value[index] * total, jnp.maximum(total - noise, 0)
+    total, residual = 1 / jnp.sum(half**2, axis=0)[index], value[index]
+    return residual * like_columns(total, residual), jnp.maximum(total - noise, 0)

@@ -1,7 +1,6 @@
 """Functions of a kernel's space that a few inducing points span, evaluated at many rows."""
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 

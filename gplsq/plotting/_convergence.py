@@ -54,7 +54,8 @@ class ConvergenceDisplay:
         NotFittedError
             Before `fit`.
         ValueError
-            If the solver was direct, or the rows of the fit are not there any more.
+            If the solver was direct, outputs are correlated or miss targets, or the rows of the fit
+            are not there any more.
 
         Notes
         -----
@@ -62,6 +63,14 @@ class ConvergenceDisplay:
         """
         check_fitted(estimator)
         posterior = estimator.posterior_
+        if hasattr(posterior, "parts"):
+            msg = (
+                "the outputs are correlated, or observed at different rows, and were not one "
+                "solve of y. Fit an estimator to one output."
+            )
+            raise ValueError(msg)
+        # Around a mean function, the solve of y and of the functions of the mean.
+        posterior = getattr(posterior, "inner", posterior)
         if isinstance(posterior.solver, Direct):
             msg = 'the solver was direct and made no steps. Fit with solver="lsmr" or "inducing".'
             raise ValueError(msg)

@@ -105,9 +105,16 @@ class PosteriorDisplay:
         NotFittedError
             Before `fit`.
         ValueError
-            If `columns` are not one or two of the inputs, or no rows are known.
+            If the model has several outputs, `columns` are not one or two of the inputs, or no rows
+            are known.
         """
         check_fitted(estimator)
+        if np.ndim(estimator.calibration_.noise_variance) > 0:
+            msg = (
+                f"the model has {len(estimator.calibration_.noise_variance)} outputs, and one is "
+                "drawn. Fit an estimator to one of them."
+            )
+            raise ValueError(msg)
         rows, target = _rows(estimator, X, y)
         names = column_names(estimator)
         chosen = _chosen(columns, names)
@@ -233,7 +240,8 @@ def _rows(estimator: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray | None
     (shift, scale), target_scaling = estimator._X_scaling, estimator._y_scaling
     # A constant column has an infinite scale, and lies where it was shifted from.
     rows = rows.astype(float) * np.where(np.isinf(scale), 0, scale) + shift
-    return rows, target.astype(float) * target_scaling.scale + target_scaling.shift
+    target = target.astype(float) * target_scaling.scale + target_scaling.shift
+    return rows, target + estimator.mean(rows) if callable(estimator.mean) else target
 
 
 def _chosen(columns: Any, names: list[str]) -> list[int]:

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import matmul
+from gplsq._core import like_columns, matmul
 
 
 @jax.custom_jvp
 def leave_one_out(
-    S: Float[Array, "n n"], y: Float[Array, " n"]
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    S: Float[Array, "n n"], y: Float[Array, "n *p"]
+) -> tuple[Float[Array, "n *p"], Float[Array, " n"]]:
     """Residual and variance of every row predicted from all the others.
 
     With `c = S^-1 y` and `D = diag(S^-1)`: residual `y_i - mean_i = c_i / D_i` and variance (noise
@@ -21,12 +21,12 @@ def leave_one_out(
     S
         `K + noise`, shape (n, n), symmetric positive definite. NaN comes back where it is not.
     y
-        Targets, shape (n,).
+        Targets, shape (n,), or (n, p) for p outputs of the same covariance.
 
     Returns
     -------
     residual, variance
-        Both of shape (n,).
+        Shaped like y, and (n,).
 
     Notes
     -----
@@ -42,7 +42,7 @@ def _pieces(S: Array, y: Array) -> tuple[Array, Array, Array, Array]:
     W = jax.scipy.linalg.cho_solve((lower, True), jnp.eye(S.shape[0], dtype=S.dtype))
     D = jnp.diagonal(W)
     c = jax.scipy.linalg.cho_solve((lower, True), y)
-    return c / D, 1 / D, c, W
+    return c / like_columns(D, c), 1 / D, c, W
 
 
 @leave_one_out.defjvp
@@ -55,4 +55,5 @@ def _leave_one_out_jvp(primals, tangents):
     # does twice as fast on a CPU.
     t_D = -jnp.sum(matmul(W.T, t_S) * W, axis=1)
     t_variance = -(variance**2) * t_D
-    return (residual, variance), (t_c * variance + c * t_variance, t_variance)
+    t_residual = t_c * like_columns(variance, c) + c * like_columns(t_variance, c)
+    return (residual, variance), (t_residual, t_variance)

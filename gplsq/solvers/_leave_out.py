@@ -26,8 +26,8 @@ def _inverse_jvp(primals, tangents):
 
 
 def leave_out(
-    S: Float[Array, "n n"], y: Float[Array, " n"], folds: Int[Array, "k m"]
-) -> tuple[Float[Array, "k m"], Float[Array, "k m"]]:
+    S: Float[Array, "n n"], y: Float[Array, "n *p"], folds: Int[Array, "k m"]
+) -> tuple[Float[Array, "k m *p"], Float[Array, "k m"]]:
     """Residual and variance of every row of a fold, predicted from the rows outside of it.
 
     With `W = S^-1` and `c = W y`, the rows F of a fold have residual `(W_FF)^-1 c_F` and the
@@ -39,7 +39,7 @@ def leave_out(
     S
         `K + noise`, shape (n, n), symmetric positive definite. NaN comes back where it is not.
     y
-        Targets, shape (n,).
+        Targets, shape (n,), or (n, p) for p outputs of the same covariance.
     folds
         Rows of each of k folds. A fold is conditioned on all rows that are not in it, whether or
         not they are in another one.
@@ -47,7 +47,7 @@ def leave_out(
     Returns
     -------
     residual, variance
-        Both of shape (k, m).
+        Shapes (k, m), or (k, m, p), and (k, m).
 
     Notes
     -----

@@ -8,8 +8,8 @@ from gplsq._core import matmul
 
 
 @jax.custom_jvp
-def log_likelihood(S: Float[Array, "n n"], y: Float[Array, " n"]) -> Float[Array, ""]:
-    """`log N(y; 0, S)`, in nats.
+def log_likelihood(S: Float[Array, "n n"], y: Float[Array, "n *p"]) -> Float[Array, ""]:
+    """`log N(y; 0, S)`, in nats; of p outputs their mean.
 
     Rasmussen & Williams (2006), eq. 5.8 and 5.9.
 
@@ -18,7 +18,7 @@ def log_likelihood(S: Float[Array, "n n"], y: Float[Array, " n"]) -> Float[Array
     S
         Covariance, shape (n, n), symmetric positive definite. NaN comes back where it is not.
     y
-        Shape (n,).
+        Shape (n,), or (n, p) for p outputs of the same covariance.
 
     Notes
     -----
@@ -33,7 +33,12 @@ def _value_and_factor(S: Array, y: Array) -> tuple[Array, Array, Array]:
     c = jax.scipy.linalg.cho_solve((lower, True), y)
     half_log_determinant = jnp.sum(jnp.log(jnp.diagonal(lower)))
     constant = y.shape[0] * jnp.log(2 * jnp.pi) / 2
-    return -(y @ c) / 2 - half_log_determinant - constant.astype(y.dtype), lower, c
+    fit = jnp.sum(y * c) / _count(y)
+    return -fit / 2 - half_log_determinant - constant.astype(y.dtype), lower, c
+
+
+def _count(y: Array) -> int:
+    return 1 if y.ndim == 1 else y.shape[1]
 
 
 @log_likelihood.defjvp
@@ -42,5 +47,5 @@ def _log_likelihood_jvp(primals, tangents):
     t_S, t_y = tangents
     value, lower, c = _value_and_factor(S, y)
     W = jax.scipy.linalg.cho_solve((lower, True), jnp.eye(S.shape[0], dtype=S.dtype))
-    slope = c @ matmul(t_S, c) - jnp.sum(W.T * t_S)
-    return value, slope / 2 - c @ t_y
+    slope = jnp.sum(c * matmul(t_S, c)) / _count(y) - jnp.sum(W.T * t_S)
+    return value, slope / 2 - jnp.sum(c * t_y) / _count(y)

@@ -19,6 +19,7 @@ from gplsq.tuning._losses import as_loss as as_loss
 from gplsq.tuning._losses import crps as crps
 from gplsq.tuning._losses import mse as mse
 from gplsq.tuning._losses import nlpd as nlpd
+from gplsq.tuning._losses import score as score
 from gplsq.tuning._marginal_likelihood import MarginalLikelihood as MarginalLikelihood
 from gplsq.tuning._objectives import AbstractObjective as AbstractObjective
 from gplsq.tuning._start import default_kernel as default_kernel

@@ -4,9 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from gplsq._core import matmul, savable
+from gplsq._core import like_columns, matmul, savable
 from gplsq.tuning._checks import check_fraction
 from gplsq.tuning._gram import noisy_gram
+from gplsq.tuning._losses import score
 from gplsq.tuning._objectives import AbstractObjective
 
 
@@ -56,11 +57,13 @@ class GroupHoldout(AbstractObjective):
         S = S.at[index, index].set(jnp.where(used, jnp.diagonal(S), 1))
         k = jnp.where(used[:, None], kernel.cross(X[:-held], X[-held:]), 0)
         factor = jax.scipy.linalg.cho_factor(S, lower=True)
-        rhs = jnp.concatenate([jnp.where(used, y[:-held], 0)[:, None], k], axis=1)
+        target = jnp.where(like_columns(used, y), y[:-held], 0)
+        rhs = jnp.concatenate([target.reshape(n - held, -1), k], axis=1)
         solved = jax.scipy.linalg.cho_solve(factor, rhs)
-        mean = matmul(k.T, solved[:, 0])
-        latent = kernel.diagonal(X[-held:]) - jnp.sum(k * solved[:, 1:], axis=0)
-        return loss(y[-held:], mean, jnp.maximum(latent, 0) + noise_variance)
+        p = rhs.shape[1] - held
+        mean = matmul(k.T, solved[:, :p]).reshape(y[-held:].shape)
+        latent = kernel.diagonal(X[-held:]) - jnp.sum(k * solved[:, p:], axis=0)
+        return score(loss, y[-held:], mean, jnp.maximum(latent, 0) + noise_variance)
 
     @property
     def random(self):

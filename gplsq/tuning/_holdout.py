@@ -12,7 +12,7 @@ from gplsq.operators import Dense, Inducing, cross_product
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import LSMR, AbstractLeastSquares, lstsq, root_of_rows, triangular_inverse
 from gplsq.tuning._checks import check_fraction
-from gplsq.tuning._losses import mse
+from gplsq.tuning._losses import mse, score
 from gplsq.tuning._objectives import AbstractObjective
 
 # The preconditioner of a level with inducing points is exact up to rounding: a few steps do.
@@ -66,7 +66,7 @@ class Holdout(AbstractObjective):
         if self.inducing is not None and n >= 8 * self.inducing:
             m = self.inducing
             mean, latent = _by_inducing(kernel, noise_variance, X_fit, y_fit, X_held, m, loss)
-            return loss(y_held, mean, latent + noise_variance)
+            return score(loss, y_held, mean, latent + noise_variance)
         plan = choose_solver(X_fit.shape[0], X.dtype, self.solver, rtol=1e-3)
         operator = KernelOperator(kernel, X_fit, "dense")
         damp = jnp.sqrt(noise_variance)
@@ -74,14 +74,15 @@ class Holdout(AbstractObjective):
         if loss is mse:
             solution = lstsq(operator, y_fit, preconditioner=plan.preconditioner, **settings)
             mean = cross_product(kernel, X_held, X_fit, solution.value)
-            return loss(y_held, mean, noise_variance)
+            return score(loss, y_held, mean, noise_variance)
         k = kernel.cross(X_fit, X_held)
-        block = jnp.concatenate([y_fit[:, None], k], axis=1)
+        block = jnp.concatenate([y_fit.reshape(n - held, -1), k], axis=1)
+        p = block.shape[1] - held
         solution = lstsq(operator, block, preconditioner=plan.preconditioner, **settings)
-        mean = k.T @ solution.value[:, 0]
-        explained = jnp.sum(k * solution.value[:, 1:], axis=0)
+        mean = (k.T @ solution.value[:, :p]).reshape(y_held.shape)
+        explained = jnp.sum(k * solution.value[:, p:], axis=0)
         latent = jnp.maximum(kernel.diagonal(X_held) - explained, 0)
-        return loss(y_held, mean, latent + noise_variance)
+        return score(loss, y_held, mean, latent + noise_variance)
 
     @property
     def random(self):
@@ -110,7 +111,7 @@ def _by_inducing(kernel, noise_variance, X, y, X_held, num, loss):
     features = operator.features(X_held)
     mean = matmul(features, solution.value)
     if loss is mse:
-        return mean, jnp.zeros_like(mean)
+        return mean, jnp.zeros_like(mean[:, 0] if mean.ndim == 2 else mean)
     known = jnp.sum(features**2, axis=1)
     left = noise_variance * jnp.sum(matmul(features, inverse) ** 2, axis=1)
     return mean, jnp.maximum(kernel.diagonal(X_held) - known + left, 0)

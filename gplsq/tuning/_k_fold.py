@@ -8,6 +8,7 @@ import numpy as np
 from gplsq._core import check_count, savable
 from gplsq.solvers import leave_out
 from gplsq.tuning._gram import noisy_gram
+from gplsq.tuning._losses import score
 from gplsq.tuning._objectives import AbstractObjective
 
 
@@ -54,9 +55,12 @@ class KFold(AbstractObjective):
             rows[: len(part)] = part
         real = folds >= 0
         folds[~real] = np.arange(n, n + filling)
-        residual, variance = leave_out(S, jnp.pad(y, (0, filling)), jnp.asarray(folds))
+        residual, variance = leave_out(
+            S, jnp.pad(y, [(0, filling), *[(0, 0)] * (y.ndim - 1)]), jnp.asarray(folds)
+        )
         where = np.nonzero(real.ravel())[0]
-        return loss(y, y - residual.ravel()[where], variance.ravel()[where])
+        residual = residual.reshape(-1, *y.shape[1:])[where]
+        return score(loss, y, y - residual, variance.ravel()[where])
 
     @property
     def random(self):

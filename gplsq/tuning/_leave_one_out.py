@@ -3,6 +3,7 @@
 from gplsq._core import savable
 from gplsq.solvers import leave_one_out
 from gplsq.tuning._gram import noisy_gram
+from gplsq.tuning._losses import score
 from gplsq.tuning._objectives import AbstractObjective
 
 
@@ -17,7 +18,7 @@ class LeaveOneOut(AbstractObjective):
     def __call__(self, kernel, noise_variance, X, y, key, loss, groups=None):
         del key, groups
         residual, variance = leave_one_out(noisy_gram(kernel, noise_variance, X), y)
-        return loss(y, y - residual, variance)
+        return score(loss, y, y - residual, variance)
 
     @property
     def random(self):

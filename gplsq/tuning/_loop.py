@@ -11,28 +11,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike
+from jaxtyping import ArrayLike
 from tqdm import tqdm
 
 from gplsq._core import (
-    cast,
     check_choice,
     check_count,
     check_finite_scalar,
     constrain,
     describe,
-    jit_quickly,
     parameters_of,
-    unconstrain,
 )
 from gplsq.kernels import AbstractKernel
 from gplsq.tuning._choose import choose_objective
+from gplsq.tuning._data import check_groups, check_targets
 from gplsq.tuning._history import History
 from gplsq.tuning._levels import EVERYTHING, Level, check_levels, default_levels
 from gplsq.tuning._losses import as_loss
 from gplsq.tuning._objectives import AbstractObjective
-from gplsq.tuning._restrictions import Restrictions, restrict
-from gplsq.tuning._start import start_from_data
+from gplsq.tuning._restrictions import restrict
+from gplsq.tuning._start import start_from_data, target_variance
+from gplsq.tuning._steps import add_gradient, evaluate, start_model, take_step
 
 _LEARNING_RATE = 0.2
 # A noisy objective is examined on a fixed subset every so many steps.
@@ -71,6 +70,7 @@ def tune(
     fixed: Sequence[str] | None = None,
     priors: Mapping[str, Callable] | None = None,
     groups: ArrayLike | None = None,
+    observed: ArrayLike | None = None,
     random_state: int | np.random.Generator | None = 0,
     verbose: int = 0,
 ) -> TuningResult:
@@ -81,7 +81,9 @@ def tune(
     kernel
         A kernel; its positive hyperparameters are tuned on a logarithmic scale.
     X, y
-        Shapes (n, d) and (n,), best standardised. The dtype of X is that of all work.
+        Shapes (n, d), and (n,) or (n, p) for p independent outputs of the same kernel and noise,
+        best standardised. The dtype of X is that of all work. The loss of several outputs is their
+        mean.
     objective
         Where held-out loss comes from. ``"auto"``: leave-one-out in closed form up to 2000 rows,
         repeated hold-out beyond.
@@ -113,6 +115,9 @@ def tune(
         ``"nlpd"`` the result is a maximum a posteriori estimate.
     groups
         A label for each row, for objectives that hold out groups.
+    observed
+        Which targets of several outputs there are, booleans of shape (n, p); all by default. Those
+        that are missing are not looked at. Outputs observed at the same rows share their work.
     random_state
         Seed or generator of starts, subsets and splits.
     verbose
@@ -147,46 +152,35 @@ def tune(
     check_choice("start", start, ("given", "data"))
     rng = np.random.default_rng(random_state)
     X_host, y_host = np.asarray(X), np.asarray(y)
-    if X_host.ndim != 2 or y_host.shape != X_host.shape[:1] or X_host.shape[0] < 2:
+    rows = X_host.shape[0] if X_host.ndim == 2 else 0
+    if rows < 2 or y_host.shape[:1] != (rows,) or y_host.ndim > 2 or y_host.size == 0:
         msg = (
-            f"X must have shape (n, d) and y shape (n,), n at least 2; got {X_host.shape} and "
-            f"{y_host.shape}."
+            f"X must have shape (n, d) and y shape (n,) or (n, p), n at least 2; got "
+            f"{X_host.shape} and {y_host.shape}."
         )
         raise ValueError(msg)
     if not isinstance(kernel, AbstractKernel):
         msg = f"kernel must be a gplsq kernel; got {describe(kernel)}. Pass gplsq.kernels.RBF()."
         raise TypeError(msg)
-    n = X_host.shape[0]
+    parts, y_host = check_targets(y_host, observed)
+    n = max(len(part.rows) for part in parts)
     chosen = choose_objective(objective, n)
     schedule = check_levels(default_levels(n, chosen) if levels is None else levels, n)
     check_optimizer(optimizer)
     check_count("num_restarts", num_restarts)
-    labels = _labels(groups, n)
-    noise = 0.01 * (float(np.var(y_host)) or 1.0)
+    labels = check_groups(groups, rows)
+    noise = 0.01 * target_variance(y_host)
     if start == "data":
         kernel, noise = start_from_data(kernel, X_host, y_host, rng)
     if not (isinstance(noise_variance, str) and noise_variance == "auto"):
         noise = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
     dtype = np.dtype(jnp.asarray(X_host[:0]).dtype)
     rules = restrict(kernel, bounds, fixed, priors, n, dtype)
-    data = X_host, y_host, labels
-    run = _Run(data, dtype, chosen, score, optimizer, schedule, rules, num_restarts, rng, verbose)
+    if observed is not None:
+        y_host = np.where(observed, y_host, 0)
+    data = X_host.astype(dtype), y_host.astype(dtype), labels, parts
+    run = _Run(data, chosen, score, optimizer, schedule, rules, num_restarts, rng, verbose)
     return run.go(kernel, noise)
-
-
-def _labels(groups: Any, n: int) -> np.ndarray | None:
-    """Groups as whole numbers from 0."""
-    if groups is None:
-        return None
-    labels = np.asarray(groups)
-    if labels.shape != (n,):
-        msg = f"groups must have one label for each of the {n} rows; got shape {labels.shape}."
-        raise ValueError(msg)
-    found, numbers = np.unique(labels, return_inverse=True)
-    if len(found) < 2:
-        msg = "groups must hold at least two different labels: one group cannot predict itself."
-        raise ValueError(msg)
-    return numbers.astype(np.int32)
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -205,13 +199,16 @@ class _Run:
     A model is the pair (unconstrained kernel, log noise variance).
     """
 
-    def __init__(
-        self, data, dtype, objective, loss, optimizer, levels, rules, num_restarts, rng, verbose
-    ):
-        X, y, self.groups = data
+    def __init__(self, data, objective, loss, optimizer, levels, rules, num_restarts, rng, verbose):
         # On the host: programs get the rows of a step, whatever the length of the table.
-        self.X = X.astype(dtype)
-        self.y = y.astype(dtype)
+        self.X, y, self.groups, self.parts = data
+        self.dtype = self.X.dtype
+        self.targets, self.shares = [], []
+        for part in self.parts:
+            columns = list(part.columns)
+            self.targets.append(y[:, columns] if columns else y)
+            share = None if len(self.parts) == 1 else len(columns) / y.shape[1]
+            self.shares.append(None if share is None else np.asarray(share, self.dtype))
         self.objective, self.loss, self.rules = objective, loss, rules
         self.levels, self.rng, self.num_restarts = levels, rng, num_restarts
         total = sum(level.steps for level in levels)
@@ -222,8 +219,7 @@ class _Run:
 
     def go(self, kernel: AbstractKernel, noise: float) -> TuningResult:
         """Run all levels from these hyperparameters, and the first from others too."""
-        dtype = self.X.dtype
-        first = _start(kernel, np.asarray(noise, dtype), self.rules)  # pyright: ignore
+        first = start_model(kernel, np.asarray(noise, self.dtype), self.rules)  # pyright: ignore
         best: Any = None
         with self.bar:
             rows, key = self._rows(self.levels[0]), self._key()
@@ -258,10 +254,10 @@ class _Run:
         return self.rules.project(eqx.combine(moved, rest))
 
     def _level(
-        self, level: Level, model: Any, state: Any, fixed: np.ndarray, exam_key: jax.Array
+        self, level: Level, model: Any, state: Any, fixed: Any, exam_key: jax.Array
     ) -> tuple[float, Any, Any]:
         """One level; returns its best loss, the model that had it, and the optimiser's state."""
-        everything = level.rows >= EVERYTHING * self.X.shape[0]
+        everything = all(level.rows >= EVERYTHING * len(part.rows) for part in self.parts)
         noisy = self.objective.random or (self.objective.fresh_rows and not everything)
         patience = _PATIENCE_RANDOM if noisy else _PATIENCE_FIXED
         best, best_model, stale, rejected = np.inf, model, 0, 0
@@ -305,18 +301,31 @@ class _Run:
         return best, best_model, state
 
     def _step(
-        self, model: Any, state: Any, rows: np.ndarray, key: jax.Array
+        self, model: Any, state: Any, rows: list[np.ndarray], key: jax.Array
     ) -> tuple[float, Any, Any]:
-        arguments = model, state, self._take(rows), key, self.rules
-        value, new, new_state = _step(*arguments, self.objective, self.loss, self.optimizer)
+        settings = key, self.rules, self.objective, self.loss
+        *others, last = self._take(rows)
+        # One compiled program for each number of rows; groups of outputs are not unrolled in it.
+        total = None
+        if others:
+            zeros = jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
+            total = jnp.zeros((), self.dtype), zeros
+        for data in others:
+            total = add_gradient(total, model, data, *settings)
+        arguments = model, state, last, *settings, self.optimizer, total
+        value, new, new_state = take_step(*arguments)
         return float(value), new, new_state
 
-    def _exam(self, model: Any, rows: np.ndarray, key: jax.Array) -> float:
-        data = self._take(rows)
-        return _finite(_evaluate(model, data, key, self.rules, self.objective, self.loss))
+    def _exam(self, model: Any, rows: list[np.ndarray], key: jax.Array) -> float:
+        settings = key, self.rules, self.objective, self.loss
+        return _finite(sum(float(evaluate(model, data, *settings)) for data in self._take(rows)))
 
-    def _take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        return self.X[rows], self.y[rows], None if self.groups is None else self.groups[rows]
+    def _take(self, rows: list[np.ndarray]) -> list[tuple]:
+        """Points, targets, labels and share of each group of outputs."""
+        return [
+            (self.X[i], y[i], None if self.groups is None else self.groups[i], share)
+            for i, y, share in zip(rows, self.targets, self.shares, strict=True)
+        ]
 
     def _record(self, level: Level, value: float, exam: float | None, model: Any) -> None:
         kernel, log_noise = model
@@ -337,9 +346,13 @@ class _Run:
         self.bar.update()
         self.bar.set_postfix(rows=level.rows, loss=f"{value:.4g}", refresh=False)
 
-    def _rows(self, level: Level) -> np.ndarray:
-        """Rows of a subset, in the order of the table."""
-        return np.sort(self.rng.choice(self.X.shape[0], size=level.rows, replace=False))
+    def _rows(self, level: Level) -> list[np.ndarray]:
+        """Rows of a subset for each group of outputs, in the order of the table."""
+        chosen = []
+        for _, rows in self.parts:
+            size = min(level.rows, len(rows))
+            chosen.append(rows[np.sort(self.rng.choice(len(rows), size=size, replace=False))])
+        return chosen
 
     def _key(self) -> jax.Array:
         return jax.random.key(int(self.rng.integers(2**31)))
@@ -354,31 +367,3 @@ def _default_optimizer(total: int) -> optax.GradientTransformation:
 def _finite(value: Any) -> float:
     """A loss, infinite where it is not a number."""
     return float(value) if np.isfinite(value) else np.inf
-
-
-@eqx.filter_jit
-def _start(kernel: AbstractKernel, noise: Array, rules: Restrictions) -> tuple[Any, Array]:
-    """The model that a run starts from."""
-    return rules.project((unconstrain(cast(kernel, noise.dtype)), jnp.log(noise)))
-
-
-def _value(model, data, key, rules, objective, loss):
-    X, y, groups = data
-    kernel, noise = constrain(model[0]), jnp.exp(model[1])
-    value = objective(kernel, noise, X, y, key, loss, groups)
-    return value + rules.penalty(kernel, noise)
-
-
-_evaluate = jit_quickly(_value)
-
-
-@jit_quickly
-def _step(model, state, data, key, rules, objective, loss, optimizer):
-    """One optimiser step; a gradient that is not finite makes the value NaN."""
-    arguments = data, key, rules, objective, loss
-    value, gradient = eqx.filter_value_and_grad(_value)(model, *arguments)
-    gradient = rules.keep(gradient)
-    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))
-    updates, new_state = optimizer.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
-    value = jnp.where(finite, value, jnp.nan)
-    return value, rules.project(eqx.apply_updates(model, rules.keep(updates))), new_state

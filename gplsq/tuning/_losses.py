@@ -5,6 +5,7 @@ from numbers import Real
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
@@ -72,6 +73,18 @@ class Pinball(eqx.Module):
 
 # A new loss is one function and one line here.
 LOSSES: dict[str, Callable] = {"mse": mse, "nlpd": nlpd, "crps": crps, "pinball": Pinball()}
+
+
+def score(
+    loss: Callable,
+    y: Float[Array, "s *p"],
+    mean: Float[Array, "s *p"],
+    variance: Float[Array, " s"] | Float[Array, ""],
+) -> Float[Array, ""]:
+    """A loss of predictions; of several outputs, which share their variances, the mean loss."""
+    if y.ndim == 1:
+        return loss(y, mean, variance)
+    return jnp.mean(jax.vmap(lambda a, b: loss(a, b, variance), in_axes=1)(y, mean))
 
 
 def as_loss(loss: Any) -> Callable:

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from matfree import decomp, funm, stochtrace
 
-from gplsq._core import check_count, matmul, savable, stop_gradient
+from gplsq._core import check_count, savable, stop_gradient
 from gplsq.gp import choose_solver
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import log_likelihood, lstsq
@@ -14,7 +14,7 @@ from gplsq.tuning._objectives import AbstractObjective
 
 @savable
 class MarginalLikelihood(AbstractObjective):
-    """Negative log density of the targets under the prior and noise, in nats a row.
+    """Negative log density of the targets under the prior and noise, in nats a row and output.
 
     What most libraries tune (Rasmussen & Williams 2006, section 5.4.1). It needs no split and uses
     every row, and is the best there is where the model is true; where it is not, held-out losses
@@ -55,15 +55,16 @@ class MarginalLikelihood(AbstractObjective):
 
     def _estimate(self, kernel, noise_variance, X, y, key):
         n = X.shape[0]
+        p = 1 if y.ndim == 1 else y.shape[1]
         operator = KernelOperator(kernel, X, "tiled")
-        sampler = stochtrace.sampler_signs(y, num=self.num_probes)
+        sampler = stochtrace.sampler_signs(y.reshape(n, p)[:, 0], num=self.num_probes)
         probes = sampler(key).T
         plan = choose_solver(n, X.dtype, "lsmr", rtol=1e-3)
         settings = {"damp": jnp.sqrt(noise_variance), "solver": plan.solver, "throw": False}
         settings["preconditioner"] = plan.preconditioner
-        block = jnp.concatenate([y[:, None], probes], axis=1)
+        block = jnp.concatenate([y.reshape(n, p), probes], axis=1)
         solved = stop_gradient(lstsq(operator, block, **settings).value)
-        c, inverse_probes = solved[:, 0], solved[:, 1:]
+        c, inverse_probes = solved[:, :p], solved[:, p:]
         frozen, noise = stop_gradient((operator, noise_variance))
         tridiagonal = decomp.tridiag_sym(
             min(self.num_steps, n), materialize=True, reortho="full", custom_vjp=False
@@ -79,10 +80,14 @@ class MarginalLikelihood(AbstractObjective):
 
         # Functions whose values are left out, and whose derivatives are those of the two terms:
         # -c^T dS c and the mean over probes z of (S^-1 z)^T dS z.
-        fit = -bilinear(c[:, None], c[:, None])
+        fit = -bilinear(c, c) / p
         volume = bilinear(inverse_probes, probes) / self.num_probes
         slopes = fit + volume
-        value = matmul(y, c) + log_determinant + n * jnp.log(2 * jnp.pi).astype(y.dtype)
+        value = (
+            jnp.sum(y.reshape(n, p) * c) / p
+            + log_determinant
+            + n * jnp.log(2 * jnp.pi).astype(y.dtype)
+        )
         return (value + slopes - stop_gradient(slopes)) / 2
 
     @property

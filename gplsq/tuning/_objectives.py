@@ -18,7 +18,7 @@ class AbstractObjective(eqx.Module):
         kernel: AbstractKernel,
         noise_variance: Float[Array, ""],
         X: Float[Array, "n d"],
-        y: Float[Array, " n"],
+        y: Float[Array, "n *p"],
         key: Array,
         loss: Callable,
         groups: Shaped[Array, " n"] | None = None,
@@ -30,12 +30,14 @@ class AbstractObjective(eqx.Module):
         kernel, noise_variance
             The model.
         X, y
-            The rows of a level, in the order of the table.
+            The rows of a level, in the order of the table; y of shape (n,), or (n, p) for p
+            outputs that share kernel, noise and rows: the loss is then the mean over outputs.
         key
             Draws the split, if there is one. Where the objective is not `random` it is the same
             at all steps of a level.
         loss
-            Of (y, mean, variance), on rows that the prediction did not see.
+            Of (y, mean, variance), on rows that the prediction did not see; each of shape (s,).
+            `gplsq.tuning.score` takes it to several outputs.
         groups
             A whole number for each row: those of equal number are held out together.
         """

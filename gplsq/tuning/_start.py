@@ -11,6 +11,7 @@ from gplsq.kernels import (
     AbstractKernel,
     AbstractStationary,
     Columns,
+    Coregionalised,
     Matern32,
     Periodic,
     Scaled,
@@ -46,7 +47,7 @@ def start_from_data(
     kernel
         Any kernel.
     X, y
-        Shapes (n, d) and (n,).
+        Shapes (n, d), and (n,) or (n, p); NaN are targets that are missing.
     rng
         Draws the at most 400 rows whose distances are measured.
 
@@ -55,7 +56,8 @@ def start_from_data(
     kernel, noise_variance
     """
     if isinstance(kernel, Weighted):
-        started, noise = start_from_data(kernel.kernel, X[:, :-1], y / X[:, -1], rng)
+        plain = (y.T / X[:, -1]).T
+        started, noise = start_from_data(kernel.kernel, X[:, :-1], plain, rng)
         return Weighted(started), noise
     n = X.shape[0]
     sample = X[rng.choice(n, size=min(n, _SAMPLE), replace=False)]
@@ -65,11 +67,16 @@ def start_from_data(
     # Most pairs agree in a sparse or binary column: its mean gap still says something.
     typical = np.where(typical > 0, typical, gaps.mean(axis=0))
     typical = _LENGTHSCALE_FACTOR * np.where(typical > 0, typical, 1.0)
-    variance = float(np.var(y)) or 1.0
+    variance = target_variance(y)
     started = _fill(kernel, typical)
     if isinstance(started, Scaled):
         started = Scaled(jnp.asarray(variance, dtype=float), started.kernel)
     return started, _NOISE_SHARE * variance
+
+
+def target_variance(y: np.ndarray) -> float:
+    """Variance of the target, the mean over outputs; 1 for constant ones."""
+    return float(np.mean(np.nanvar(y, axis=0))) or 1.0
 
 
 def _fill(kernel: Any, typical: np.ndarray) -> Any:
@@ -84,6 +91,8 @@ def _fill(kernel: Any, typical: np.ndarray) -> Any:
     inner = typical
     if isinstance(kernel, Columns) and max(kernel.columns) < typical.shape[0]:
         inner = typical[list(kernel.columns)]  # columns out of range: the kernel will say so
+    if isinstance(kernel, Coregionalised):
+        inner = typical[:-1]  # without the numbers of outputs
     names = [
         field.name
         for field in dataclasses.fields(kernel)

@@ -40,6 +40,12 @@ KERNELS = {
     "columns": kernels.RBF([0.7, 1.3]).on([2, 0]),
     "nystrom": kernels.Nystrom(kernels.RBF(0.9), np.eye(3, dtype=np.float32)),
     "weighted": kernels.Weighted(kernels.Matern52([0.7, 1.3])),
+    "coregionalised": kernels.Coregionalised(
+        kernels.Matern52([0.7, 1.3]),
+        3,
+        mixing=[[0.9, 0.1], [-0.6, 0.4], [0.3, 0.8]],
+        kappa=[0.3, 0.5, 0.2],
+    ),
     "nested": 1.5 * (kernels.Matern12(0.8).on(1) * kernels.Periodic().on(0) + kernels.Linear()),
     "user": CauchyProduct(),
 }

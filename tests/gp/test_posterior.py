@@ -167,7 +167,9 @@ def test_integer_inputs_are_taken_as_floats():
     np.testing.assert_allclose(mean, [expected], rtol=1e-5)
 
 
-@pytest.mark.parametrize("shapes", [((5,), (5,)), ((5, 2), (4,)), ((5, 2), (5, 1)), ((5, 2), ())])
+@pytest.mark.parametrize(
+    "shapes", [((5,), (5,)), ((5, 2), (4,)), ((5, 2), (5, 0)), ((5, 2), (5, 2, 1)), ((5, 2), ())]
+)
 def test_tables_that_do_not_match_are_refused(shapes):
     X, y = (np.ones(shape, np.float32) for shape in shapes)
     with pytest.raises(ValueError, match=r"X must have shape \(n, d\) and y shape \(n,\)"):

@@ -196,7 +196,7 @@ def test_bad_settings_are_refused(data, settings, error, message):
 
 def test_bad_data_and_kernels_are_refused(data):
     X, y = data
-    for bad in ((X[:, 0], y), (X, y[:-1]), (X, y[:, None]), (X[:1], y[:1])):
+    for bad in ((X[:, 0], y), (X, y[:-1]), (X, y[:, None, None]), (X[:1], y[:1])):
         with pytest.raises(ValueError, match=r"X must have shape \(n, d\) and y shape \(n,\)"):
             tune(KERNEL, *bad)
     with pytest.raises(TypeError, match="kernel must be a gplsq kernel"):

@@ -1,0 +1,260 @@
+"""Posteriors of several outputs that do not share all rows, or that are correlated."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from gplsq._core import savable
+from gplsq.gp._condition import condition
+from gplsq.gp._low_rank import LowRankPosterior
+from gplsq.gp._mean import MeanBasis, MeanPosterior, condition_around_mean
+from gplsq.gp._missing import check_observed, group_outputs
+from gplsq.gp._posterior import Posterior, joint_draws
+from gplsq.kernels import AbstractKernel
+from gplsq.operators import RowTable
+
+
+@savable
+class SeparateOutputs(eqx.Module):
+    """Independent outputs of one kernel, of which not all are observed at all rows.
+
+    Attributes
+    ----------
+    parts
+        A posterior for each group of outputs that are observed at the same rows.
+    columns
+        Which outputs they are, tuples of numbers.
+    """
+
+    parts: tuple[Posterior | LowRankPosterior | MeanPosterior, ...]
+    columns: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+
+    @property
+    def num_outputs(self) -> int:
+        """p."""
+        return sum(map(len, self.columns))
+
+    def mean(self, Z: ArrayLike) -> Float[Array, "m p"]:
+        """Posterior means at Z, shape (m, d)."""
+        return self._in_order([part.mean(Z) for part in self.parts])
+
+    def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, "m p"]:
+        """Variances of the latent functions, before negative rounding errors are set to 0."""
+        return self._spread([part.raw_variance(Z, method) for part in self.parts])
+
+    def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, "m p"]:
+        """Variances of the latent functions at Z; never negative. See `Posterior.variance`."""
+        return jnp.maximum(self.raw_variance(Z, method), 0)
+
+    def covariance(self, Z: ArrayLike) -> Float[Array, "m m p"]:
+        """Joint covariance of each output at the points Z; outputs are independent."""
+        return self._spread([part.covariance(Z) for part in self.parts])
+
+    def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "m p num"]:
+        """Joint draws of the latent functions at Z."""
+        keys = jax.random.split(key, len(self.parts))
+        parts = zip(self.parts, keys, strict=True)
+        return self._in_order([part.sample(one, Z, num) for part, one in parts])
+
+    def update(self, X: ArrayLike, y: ArrayLike) -> "SeparateOutputs":
+        """Given more rows with all their targets, shapes (s, d) and (s, p)."""
+        target = jnp.asarray(y)
+        parts = zip(self.parts, self.columns, strict=True)
+        updated = [part.update(X, target[:, np.asarray(columns)]) for part, columns in parts]
+        return SeparateOutputs(tuple(updated), self.columns)
+
+    def without_kept_matrix(self) -> "SeparateOutputs":
+        """The same for a file, see `Posterior.without_kept_matrix`."""
+        parts = tuple(part.without_kept_matrix() for part in self.parts)
+        return SeparateOutputs(parts, self.columns)
+
+    def _in_order(self, values: list[Array]) -> Array:
+        """Blocks of outputs along the second axis, sorted by output."""
+        order = np.argsort(np.concatenate(self.columns))
+        return jnp.concatenate(values, axis=1)[:, order]
+
+    def _spread(self, values: list[Array]) -> Array:
+        """Numbers of groups, for each output along a last axis."""
+        owner = {column: i for i, columns in enumerate(self.columns) for column in columns}
+        return jnp.stack([values[owner[j]] for j in range(self.num_outputs)], axis=-1)
+
+
+@savable
+class CorrelatedOutputs(eqx.Module):
+    """Outputs that are correlated: one process over pairs of a point and an output.
+
+    Attributes
+    ----------
+    pairs
+        The posterior of that process; its points have one more column, the number of the output.
+    num_outputs
+        p.
+    column
+        Where the number of the output is.
+    """
+
+    pairs: Posterior | LowRankPosterior | MeanPosterior
+    num_outputs: int = eqx.field(static=True)
+    column: int = eqx.field(static=True)
+
+    @property
+    def parts(self) -> tuple[Posterior | LowRankPosterior | MeanPosterior, ...]:
+        """The one posterior there is."""
+        return (self.pairs,)
+
+    def mean(self, Z: ArrayLike) -> Float[Array, "m p"]:
+        """Posterior means at Z, shape (m, d)."""
+        return self.pairs.mean(self._at_all(Z)).reshape(-1, self.num_outputs)
+
+    def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, "m p"]:
+        """Variances of the latent functions, before negative rounding errors are set to 0."""
+        variance = self.pairs.raw_variance(self._at_all(Z), method)
+        return variance.reshape(-1, self.num_outputs)
+
+    def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, "m p"]:
+        """Variances of the latent functions at Z; never negative. See `Posterior.variance`."""
+        return jnp.maximum(self.raw_variance(Z, method), 0)
+
+    def covariance(self, Z: ArrayLike) -> Float[Array, "m m p"]:
+        """Joint covariance of each output at the points Z; `joint_covariance` has all pairs."""
+        p, all_pairs = self.num_outputs, self._at_all(Z)
+        return jnp.stack([self.pairs.covariance(all_pairs[j::p]) for j in range(p)], axis=-1)
+
+    def joint_covariance(self, Z: ArrayLike) -> Float[Array, "m p m p"]:
+        """Covariance of all outputs at all points; (m p)^2 numbers."""
+        p = self.num_outputs
+        full = self.pairs.covariance(self._at_all(Z))
+        return full.reshape(full.shape[0] // p, p, full.shape[0] // p, p)
+
+    def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "m p num"]:
+        """Joint draws of all latent functions at Z."""
+        points = self._at_all(Z)
+        draws = joint_draws(key, self.pairs.mean(points), self.pairs.covariance(points), num)
+        return draws.reshape(-1, self.num_outputs, num)
+
+    def update(self, X: ArrayLike, y: ArrayLike) -> "CorrelatedOutputs":
+        """Given more rows, shapes (s, d) and (s, p); NaN are targets that are missing."""
+        target = np.asarray(y)
+        points, values = as_pairs(np.asarray(X), target, np.isfinite(target), self.column)
+        return CorrelatedOutputs(self.pairs.update(points, values), self.num_outputs, self.column)
+
+    def without_kept_matrix(self) -> "CorrelatedOutputs":
+        """The same for a file, see `Posterior.without_kept_matrix`."""
+        return CorrelatedOutputs(self.pairs.without_kept_matrix(), self.num_outputs, self.column)
+
+    def _at_all(self, Z: ArrayLike) -> Float[Array, "mp e"]:
+        """Every point with every output, point by point."""
+        return at_all_outputs(jnp.asarray(Z, self.pairs.X.dtype), self.num_outputs, self.column)
+
+
+def at_all_outputs(Z: Any, num_outputs: int, column: int) -> Any:
+    """Every point, shape (m, d), with the number of every output; shape (m p, d + 1)."""
+    outputs = jnp.tile(jnp.arange(num_outputs, dtype=Z.dtype), Z.shape[0])
+    return jnp.insert(jnp.repeat(Z, num_outputs, axis=0), column, outputs, axis=1)
+
+
+def as_pairs(
+    X: np.ndarray, y: np.ndarray, observed: np.ndarray, column: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points with the number of an output, and targets, of those there are: (t, d + 1), (t,)."""
+    rows, outputs = np.nonzero(observed)
+    return np.insert(X[rows], column, outputs, axis=1), y[rows, outputs]
+
+
+def condition_outputs(
+    kernel: AbstractKernel,
+    X: ArrayLike | RowTable,
+    y: ArrayLike,
+    *,
+    noise_variance: ArrayLike,
+    observed: ArrayLike | None = None,
+    correlated: bool = False,
+    column: int | None = None,
+    mean: str = "zero",
+    weighted: bool = False,
+    inducing: Any = None,
+    **settings: Any,
+) -> Posterior | LowRankPosterior | MeanPosterior | SeparateOutputs | CorrelatedOutputs:
+    """Condition several outputs on what is observed of each.
+
+    Parameters
+    ----------
+    kernel
+        Of the points; of correlated outputs of points with one more column, the number of the
+        output: see `gplsq.kernels.Coregionalised`.
+    X, y
+        Shapes (n, d), and (n,) or (n, p).
+    noise_variance
+        Of all outputs, in squared units of y; positive.
+    observed
+        Booleans of shape (n, p): which targets there are. All by default.
+    correlated
+        Whether the outputs are one process over pairs of a point and an output, or independent.
+    column
+        Of correlated outputs: where the number of the output goes among the columns, the end by
+        default.
+    mean
+        ``"zero"``, or ``"constant"`` or ``"linear"``: see `condition_around_mean`. Every output has
+        coefficients of its own.
+    weighted
+        Whether the last column is the weight of a row, which a mean then has to know.
+    inducing, **settings
+        As in `condition`. Inducing points of shape (m, d) are taken at all outputs.
+
+    Returns
+    -------
+    Posterior, LowRankPosterior, MeanPosterior, SeparateOutputs or CorrelatedOutputs
+        The first three for independent outputs that are all observed at the same rows: they share
+        one factorisation or one block solve. Outputs observed at different rows share it in groups,
+        and correlated ones are one solve for all targets there are.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match, or an output has no target.
+
+    Notes
+    -----
+    Cost: with `Direct` n^3 / 3 flops for each group of outputs, and (n p)^3 / 3 for correlated
+    ones.
+    """
+    target = np.asarray(y)
+    settings["noise_variance"] = noise_variance
+    fit: Any = condition
+    if mean != "zero":
+        fit = functools.partial(condition_around_mean, mean=MeanBasis(mean, weighted=weighted))
+    if target.ndim == 1:
+        return fit(kernel, X, target, inducing=inducing, **settings)
+    mask = check_observed(observed, target.shape)
+    if correlated:
+        if isinstance(X, RowTable):
+            msg = "X is a RowTable, which independent outputs alone can use. Pass an array."
+            raise ValueError(msg)
+        place = np.shape(X)[1] if column is None else column
+        p = target.shape[1]
+        if np.ndim(inducing) == 2 and np.shape(inducing)[1] == np.shape(X)[1]:
+            inducing = at_all_outputs(jnp.asarray(inducing), p, place)
+        points, values = as_pairs(np.asarray(X), target, mask, place)
+        if mean != "zero":
+            basis = MeanBasis(mean, outputs=p, column=place, weighted=weighted)
+            fit = functools.partial(condition_around_mean, mean=basis)
+        pairs = fit(kernel, points, values, inducing=inducing, **settings)
+        return CorrelatedOutputs(pairs, p, place)
+    if mask.all():
+        return fit(kernel, X, target, inducing=inducing, **settings)
+    if isinstance(X, RowTable):
+        msg = "rows of a RowTable have all their targets; some are missing. Pass an array."
+        raise ValueError(msg)
+    table = np.asarray(X)
+    groups = group_outputs(mask)
+    settings["inducing"] = inducing
+    parts = [
+        fit(kernel, table[rows], target[rows][:, list(columns)], **settings)
+        for columns, rows in groups
+    ]
+    return SeparateOutputs(tuple(parts), tuple(group.columns for group in groups))
