@@ -6,6 +6,7 @@ from gplsq.gp._condition import condition as condition
 from gplsq.gp._low_rank import LowRankPosterior as LowRankPosterior
 from gplsq.gp._machine import Rates as Rates
 from gplsq.gp._machine import machine_rates as machine_rates
+from gplsq.gp._paths import SamplePaths as SamplePaths
 from gplsq.gp._plan import SOLVERS as SOLVERS
 from gplsq.gp._plan import Candidate as Candidate
 from gplsq.gp._plan import Plan as Plan
