@@ -13,6 +13,7 @@ _CALIBRATION_ROWS = 1000
 # Of a low-rank model the error measure is relative to the residual: a tenth of it adds half a
 # percent to the error of prediction. float32 often allows no less, and nobody need hear of it.
 _SMALL_ERROR = 0.1
+_CLIPPED = "; of the last predicted variances "
 
 
 def check_finite_mean(posterior: Posterior | LowRankPosterior) -> None:
@@ -51,3 +52,9 @@ def solver_report(posterior: Posterior | LowRankPosterior) -> str:
         )
         warnings.warn(message, ConvergenceWarning, stacklevel=5)
     return f"{posterior.plan}; {outcome}"
+
+
+def with_clipped(report: str, clipped: int, total: int) -> str:
+    """The report with how many of the last predicted variances were set to 0."""
+    report = report.split(_CLIPPED)[0]
+    return f"{report}{_CLIPPED}{clipped} of {total} were negative by rounding, and set to 0"

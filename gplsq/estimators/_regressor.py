@@ -337,9 +337,7 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
                 variance = latent * self._latent_variance(Z) + noise
                 return mean, (np.sqrt(variance) * scale).astype(Z.dtype)
             if return_cov:
-                covariance = latent * np.asarray(self.posterior_.covariance(Z))
-                covariance = covariance + noise * np.eye(len(Z))
-                return mean, (covariance * scale**2).astype(Z.dtype)
+                return mean, self._covariance(Z, noise)
         return mean
 
     def _known_noise(self, rows: RowWeights | None) -> float | None:
@@ -381,12 +379,6 @@ class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, Base
             Calibration(1.0, noise) if constant else calibrate_by_rows(self.posterior_, rng)
         )
         self.solver_report_ = solver_report(self.posterior_)
-
-    def _latent_variance(self, Z: np.ndarray) -> np.ndarray:
-        """Posterior variance in standardised units; how many were clipped is kept."""
-        raw = np.asarray(self.posterior_.raw_variance(Z, self.variance))
-        self.num_clipped_variances_ = int(np.sum(raw < 0))
-        return np.maximum(raw, 0)
 
     def _points(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "posterior_")

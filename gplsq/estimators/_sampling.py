@@ -1,18 +1,98 @@
-"""Joint draws of a regressor's predictions."""
+"""Predictive distributions beyond mean and standard deviation: quantiles, covariance, draws."""
 
 from typing import Any
 
+import jax
 import numpy as np
+from scipy.special import ndtri
 from sklearn.utils import check_random_state
+
+from gplsq._core import check_choice, check_count, describe
+from gplsq.estimators._outcome import with_clipped
+
+# Rows up to which draws are exact: their covariance takes 8 MiB, and its factor half a second.
+_EXACT_ROWS = 1000
 
 
 class SamplingMixin:
-    """`sample_y` for estimators whose `predict` returns a joint covariance."""
+    """Quantiles, intervals and joint draws for estimators with a calibrated normal prediction."""
 
     predict: Any
+    posterior_: Any
+    calibration_: Any
+    variance: str
+    solver_report_: str
+    _y_scaling: Any
+    _points: Any
+
+    def predict_quantiles(
+        self, X: Any, quantiles: Any = (0.025, 0.5, 0.975), *, include_noise: bool = True
+    ) -> np.ndarray:
+        """Quantiles of the predictive distribution, which is normal and calibrated.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+        quantiles : float or sequence of q floats, default=(0.025, 0.5, 0.975)
+            Strictly between 0 and 1.
+        include_noise : bool, default=True
+            Of a new observation; with False of the latent function.
+
+        Returns
+        -------
+        ndarray of shape (m, q), or (m,) for one number
+            In the units of y, and in the dtype of the fit.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For quantiles that are no numbers between 0 and 1.
+        NotFittedError
+            Before `fit`.
+        """
+        levels = _levels("quantiles", quantiles)
+        mean, std = self.predict(X, return_std=True, include_noise=include_noise)
+        away = np.multiply.outer(std.astype(np.float64), ndtri(levels))
+        return (mean.reshape(-1, *(1,) * levels.ndim) + away).astype(mean.dtype)
+
+    def predict_interval(
+        self, X: Any, coverage: float = 0.95, *, include_noise: bool = True
+    ) -> np.ndarray:
+        """The central interval that holds a new observation with this probability.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+        coverage : float, default=0.95
+            Strictly between 0 and 1.
+        include_noise : bool, default=True
+            Of a new observation; with False of the latent function.
+
+        Returns
+        -------
+        ndarray of shape (m, 2)
+            Lower and upper ends, in the units of y.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a coverage that is no number between 0 and 1.
+        """
+        if np.ndim(coverage) != 0:
+            msg = f"coverage must be one number; got {describe(coverage)}. Pass for example 0.9."
+            raise TypeError(msg)
+        tail = (1 - float(_levels("coverage", coverage))) / 2
+        return self.predict_quantiles(X, (tail, 1 - tail), include_noise=include_noise)
 
     def sample_y(
-        self, X: Any, n_samples: int = 1, random_state: Any = 0, *, include_noise: bool = True
+        self,
+        X: Any,
+        n_samples: int = 1,
+        random_state: Any = 0,
+        *,
+        include_noise: bool = True,
+        method: str = "auto",
+        num_features: int = 2048,
     ) -> np.ndarray:
         """Joint draws of the target at X.
 
@@ -21,16 +101,93 @@ class SamplingMixin:
         X : array-like of shape (m, d)
         n_samples : int, default=1
         random_state : int, RandomState or None, default=0
+            The same int gives the same draws in every call.
         include_noise : bool, default=True
             Draws of new observations; with False of the latent function.
+        method : {"auto", "exact", "pathwise"}, default="auto"
+            ``"exact"``: by the joint covariance, m^2 numbers and m^3 flops. ``"pathwise"``: any
+            number of rows, by functions that are drawn once and evaluated at X
+            (`gplsq.gp.Posterior.sample_paths`): with ``include_noise=False`` and the same int as
+            `random_state` they are **the same functions in every call, for any X**. ``"auto"``:
+            exact up to 1000 rows.
+        num_features : int, default=2048
+            Random features of ``"pathwise"``: the more, the closer the draws are to exact ones.
 
         Returns
         -------
         ndarray of shape (m, n_samples)
+
+        Raises
+        ------
+        NotImplementedError
+            With ``"pathwise"``, if no random features are known for the kernel.
+        MemoryError
+            With ``"exact"``, if the covariance does not fit into memory.
         """
+        check_count("n_samples", n_samples, minimum=1)
+        check_choice("method", method, ("auto", "exact", "pathwise"))
         random = check_random_state(random_state)
+        Z = self._points(X)
+        if method == "pathwise" or (method == "auto" and len(Z) > _EXACT_ROWS):
+            return self._pathwise(Z, n_samples, random, include_noise, num_features)
         mean, covariance = self.predict(X, return_cov=True, include_noise=include_noise)
         values, vectors = np.linalg.eigh(covariance.astype(np.float64))
         root = vectors * np.sqrt(np.maximum(values, 0))
         draws = mean[:, None] + root @ random.standard_normal((len(mean), n_samples))
         return draws.astype(mean.dtype)
+
+    def _pathwise(
+        self,
+        Z: np.ndarray,
+        num: int,
+        random: np.random.RandomState,
+        include_noise: bool,
+        features: int,
+    ) -> np.ndarray:
+        latent, noise = self.calibration_
+        scale, shift = float(self._y_scaling.scale), float(self._y_scaling.shift)
+        with jax.enable_x64(Z.dtype == np.float64):
+            key = jax.random.key(random.randint(2**31 - 1))
+            paths = self.posterior_.sample_paths(key, num, num_features=features)
+            mean = np.asarray(self.posterior_.mean(Z), np.float64)[:, None]
+            draws = mean + np.sqrt(latent) * (np.asarray(paths(Z)).T - mean)
+        if include_noise:
+            draws = draws + np.sqrt(noise) * random.standard_normal(draws.shape)
+        return (draws * scale + shift).astype(Z.dtype)
+
+    def _latent_variance(self, Z: np.ndarray) -> np.ndarray:
+        """Posterior variance in standardised units; how many were clipped is kept and reported."""
+        raw = np.asarray(self.posterior_.raw_variance(Z, self.variance))
+        self.num_clipped_variances_ = int(np.sum(raw < 0))
+        self.solver_report_ = with_clipped(
+            self.solver_report_, self.num_clipped_variances_, raw.size
+        )
+        return np.maximum(raw, 0)
+
+    def _covariance(self, Z: np.ndarray, noise: float) -> np.ndarray:
+        """Calibrated covariance in the units of y, made in place: m^2 numbers once."""
+        scale = float(self._y_scaling.scale)
+        covariance = np.array(self.posterior_.covariance(Z))
+        covariance *= self.calibration_.latent_scale
+        covariance[np.diag_indices(len(Z))] += noise
+        covariance *= scale**2
+        return covariance
+
+
+def _levels(name: str, values: Any) -> np.ndarray:
+    """Probabilities strictly between 0 and 1."""
+    levels = np.asarray(values)
+    if levels.dtype.kind not in "fiu" or levels.ndim > 1 or levels.size == 0:
+        msg = (
+            f"{name} must be a number between 0 and 1, or a sequence of them; got "
+            f"{describe(values)}. Pass for example [0.05, 0.95]."
+        )
+        raise TypeError(msg)
+    wrong = ~((levels > 0) & (levels < 1))  # NaN is wrong too
+    if wrong.any():
+        msg = (
+            f"{name} must lie strictly between 0 and 1; got {levels[wrong][0]}. Per cent are "
+            "divided by 100."
+        )
+        raise ValueError(msg)
+    return levels.astype(np.float64)

@@ -25,6 +25,7 @@ from gplsq._core import (
 from gplsq.gp._inputs import more_rows, take_rows
 from gplsq.gp._paths import SamplePaths, low_rank_paths
 from gplsq.gp._plan import CANDIDATES_PER_POINT, GRAM_ROWS_PER_FUNCTION, Plan
+from gplsq.gp._variance import check_covariance_fits
 from gplsq.kernels import AbstractKernel
 from gplsq.operators import (
     AbstractBasis,
@@ -137,8 +138,10 @@ class LowRankPosterior(eqx.Module):
         return _variance(self.kernel, self.basis, self.factors, self._points(Z), self.mesh)
 
     def covariance(self, Z: ArrayLike) -> Float[Array, "t t"]:
-        """Joint posterior covariance of the latent function at Z, shape (t, d); t^2 memory."""
-        return _covariance(self.kernel, self.basis, self.factors, self._points(Z))
+        """Joint posterior covariance of the latent function at Z, shape (t, d); 5 t^2 numbers."""
+        points = self._points(Z)
+        check_covariance_fits(points.shape[0], 3 * self.basis.size, points)
+        return _covariance(self.kernel, self.basis, self.factors, points)
 
     def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "t num"]:
         """Joint draws of the latent function at Z, by the eigenvectors of the covariance."""

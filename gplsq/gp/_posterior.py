@@ -24,6 +24,7 @@ from gplsq.gp._inputs import more_rows
 from gplsq.gp._paths import SamplePaths, exact_paths
 from gplsq.gp._plan import choose_solver
 from gplsq.gp._variance import (
+    check_covariance_fits,
     covariance_by_factor,
     covariance_by_solves,
     variance_by_factor,
@@ -102,9 +103,16 @@ class Posterior(eqx.Module):
         return value
 
     def covariance(self, Z: ArrayLike) -> Float[Array, "m m"]:
-        """Joint posterior covariance of the latent function at Z, shape (m, d); m^2 memory."""
+        """Joint posterior covariance of the latent function at Z, shape (m, d).
+
+        Memory: about 5 m^2 + 2 m n numbers, 12 m n with LSMR; a `MemoryError` tells beforehand if
+        they are not there.
+        """
         points = self._points(Z)
-        if isinstance(self.solver, Direct):
+        direct = isinstance(self.solver, Direct)
+        columns = (2 if direct else 12) * self.X.shape[0]
+        check_covariance_fits(points.shape[0], columns, points)
+        if direct:
             full = _covariance_by_factor(self.kernel, self.X, self.prepared.lower, points)
         else:
             full, status = _covariance_by_solves(
