@@ -14,3 +14,6 @@ from gplsq.gp._plan import choose_solver as choose_solver
 from gplsq.gp._plan import memory_budget as memory_budget
 from gplsq.gp._plan import plan as plan
 from gplsq.gp._posterior import Posterior as Posterior
+from gplsq.gp._robust import RobustFit as RobustFit
+from gplsq.gp._robust import RobustStep as RobustStep
+from gplsq.gp._robust import robust as robust

@@ -205,7 +205,7 @@ class LowRankPosterior(eqx.Module):
             )
             raise ValueError(msg)
         points, target = more_rows(self.X, self.y, X, y)
-        return _solve_low_rank(
+        return solve_low_rank(
             self.kernel,
             Evaluation(self.basis, place(points, self.mesh, spread=True), mesh=self.mesh),
             place(target, self.mesh, spread=True),
@@ -260,10 +260,10 @@ def condition_low_rank(
         operator = Inducing(kernel, X, place(Z, mesh), mesh=mesh)
         what = "inducing points"
     words = f"{plan.reason}; {operator.shape[1]} {what}"
-    return _solve_low_rank(kernel, operator, y, noise, plan.solver, words, key, None)
+    return solve_low_rank(kernel, operator, y, noise, plan.solver, words, key, None)
 
 
-def _solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRankPosterior:
+def solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRankPosterior:
     n, m = operator.shape
     rows = sample_rows(jax.random.fold_in(key, 1), n, min(n, GRAM_ROWS_PER_FUNCTION * m))
     factors = _factorise(operator, rows, noise)

@@ -12,6 +12,7 @@ from gplsq.kernels._base import Constant as Constant
 from gplsq.kernels._base import Product as Product
 from gplsq.kernels._base import Scaled as Scaled
 from gplsq.kernels._base import Sum as Sum
+from gplsq.kernels._derivatives import WithDerivatives as WithDerivatives
 from gplsq.kernels._dot_product import Linear as Linear
 from gplsq.kernels._dot_product import Polynomial as Polynomial
 from gplsq.kernels._random_features import AbstractFeatureMap as AbstractFeatureMap
