@@ -1,6 +1,5 @@
 """Derivatives of a process as further observations of it, by differentiating its kernel."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gplsq._core import ArrayLike, as_points, is_traced, savable
+from gplsq._core import ArrayLike, as_points, describe, is_traced, savable
 from gplsq.kernels._base import AbstractKernel
 from gplsq.kernels._random_features import AbstractFeatureMap, random_features
 from gplsq.kernels._stationary import Matern12
@@ -51,19 +50,21 @@ class WithDerivatives(AbstractKernel):
     kernel: AbstractKernel
 
     def __check_init__(self):
-        for inner in _kernels_in(self.kernel):
-            if isinstance(inner, Matern12):
-                msg = (
-                    "the process of a Matern12 kernel has no derivatives; got a kernel that holds "
-                    "one. Use Matern52 or RBF (or Matern32, the roughest that has)."
-                )
-                raise ValueError(msg)
-            if isinstance(inner, WithDerivatives):
-                msg = (
-                    "WithDerivatives cannot hold another one: first derivatives are all it gives. "
-                    "Pass the inner kernel."
-                )
-                raise ValueError(msg)
+        if not isinstance(self.kernel, AbstractKernel):
+            msg = f"kernel must be a gplsq kernel; got {describe(self.kernel)}. Pass RBF()."
+            raise TypeError(msg)
+        if holds(self.kernel, Matern12):
+            msg = (
+                "the process of a Matern12 kernel has no derivatives; got a kernel that holds one. "
+                "Use Matern52 or RBF (or Matern32, the roughest that has)."
+            )
+            raise ValueError(msg)
+        if holds(self.kernel, WithDerivatives):
+            msg = (
+                "WithDerivatives cannot hold another one: first derivatives are all it gives. Pass "
+                "the inner kernel."
+            )
+            raise ValueError(msg)
 
     def __call__(self, X: ArrayLike, Z: ArrayLike | None = None) -> Float[Array, "n m"]:
         for name, table in (("X", X), ("Z", Z)):
@@ -131,15 +132,10 @@ def _check_orders(name: str, X: Array) -> None:
         raise ValueError(msg)
 
 
-def _kernels_in(value: Any) -> Any:
-    """A kernel and all kernels inside it."""
-    if isinstance(value, AbstractKernel):
-        yield value
-        for field in dataclasses.fields(value):
-            yield from _kernels_in(getattr(value, field.name))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _kernels_in(part)
+def holds(kernel: AbstractKernel, kind: type) -> bool:
+    """Whether a kernel is, or is made of, one of a class."""
+    parts = jax.tree.leaves(kernel, is_leaf=lambda part: isinstance(part, kind))
+    return any(isinstance(part, kind) for part in parts)
 
 
 @savable
