@@ -5,10 +5,13 @@ from typing import Any
 import jax
 import numpy as np
 from scipy.special import ndtri
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from gplsq._core import check_choice, check_count, describe
 from gplsq.estimators._outcome import with_clipped
+from gplsq.estimators._scaling import Scaling
+from gplsq.estimators._weights import is_weighted, with_weights
 
 # Rows up to which draws are exact: their covariance takes 8 MiB, and its factor half a second.
 _EXACT_ROWS = 1000
@@ -22,7 +25,8 @@ class SamplingMixin:
     calibration_: Any
     variance: str
     solver_report_: str
-    _y_scaling: Any
+    _X_scaling: Scaling
+    _y_scaling: Scaling
     _points: Any
 
     def predict_quantiles(
@@ -109,7 +113,7 @@ class SamplingMixin:
             number of rows, by functions that are drawn once and evaluated at X
             (`gplsq.gp.Posterior.sample_paths`): with ``include_noise=False`` and the same int as
             `random_state` they are **the same functions in every call, for any X**. ``"auto"``:
-            exact up to 1000 rows.
+            exact up to 1000 rows. See also `sample_functions`.
         num_features : int, default=2048
             Random features of ``"pathwise"``: the more, the closer the draws are to exact ones.
 
@@ -129,31 +133,55 @@ class SamplingMixin:
         random = check_random_state(random_state)
         Z = self._points(X)
         if method == "pathwise" or (method == "auto" and len(Z) > _EXACT_ROWS):
-            return self._pathwise(Z, n_samples, random, include_noise, num_features)
+            draws = self.sample_functions(n_samples, random, num_features=num_features)._at(Z)
+            if include_noise:
+                spread = np.sqrt(self.calibration_.noise_variance) * float(self._y_scaling.scale)
+                draws = draws + spread * random.standard_normal(draws.shape)
+            return draws.astype(Z.dtype)
         mean, covariance = self.predict(X, return_cov=True, include_noise=include_noise)
         values, vectors = np.linalg.eigh(covariance.astype(np.float64))
         root = vectors * np.sqrt(np.maximum(values, 0))
         draws = mean[:, None] + root @ random.standard_normal((len(mean), n_samples))
         return draws.astype(mean.dtype)
 
-    def _pathwise(
-        self,
-        Z: np.ndarray,
-        num: int,
-        random: np.random.RandomState,
-        include_noise: bool,
-        features: int,
-    ) -> np.ndarray:
-        latent, noise = self.calibration_
-        scale, shift = float(self._y_scaling.scale), float(self._y_scaling.shift)
-        with jax.enable_x64(Z.dtype == np.float64):
-            key = jax.random.key(random.randint(2**31 - 1))
-            paths = self.posterior_.sample_paths(key, num, num_features=features)
-            mean = np.asarray(self.posterior_.mean(Z), np.float64)[:, None]
-            draws = mean + np.sqrt(latent) * (np.asarray(paths(Z)).T - mean)
-        if include_noise:
-            draws = draws + np.sqrt(noise) * random.standard_normal(draws.shape)
-        return (draws * scale + shift).astype(Z.dtype)
+    def sample_functions(
+        self, n_samples: int = 1, random_state: Any = 0, *, num_features: int = 2048
+    ) -> "SampledFunctions":
+        """Functions drawn from the posterior, without noise, to be evaluated anywhere and again.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState or None, default=0
+        num_features : int, default=2048
+            Random features: the more, the closer the draws are to exact ones.
+
+        Returns
+        -------
+        SampledFunctions
+            ``functions(X)`` is what `sample_y` would give, of shape (m, n_samples), and the same
+            for the same row in every call. Later fits of the model do not change it.
+
+        Raises
+        ------
+        NotImplementedError
+            If no random features are known for the kernel.
+        NotFittedError
+            Before `fit`.
+
+        Notes
+        -----
+        See `gplsq.gp.Posterior.sample_paths`, which this scales and calibrates.
+        """
+        check_is_fitted(self, "posterior_")
+        check_count("n_samples", n_samples, minimum=1)
+        seed = check_random_state(random_state).randint(2**31 - 1)
+        posterior = self.posterior_
+        with jax.enable_x64(posterior.X.dtype == np.float64):
+            key = jax.random.key(seed)
+            paths = posterior.sample_paths(key, n_samples, num_features=num_features)
+        scales = self._X_scaling, self._y_scaling, self.calibration_.latent_scale
+        return SampledFunctions(posterior, paths, *scales, is_weighted(self))
 
     def _latent_variance(self, Z: np.ndarray) -> np.ndarray:
         """Posterior variance in standardised units; how many were clipped is kept and reported."""
@@ -172,6 +200,46 @@ class SamplingMixin:
         covariance[np.diag_indices(len(Z))] += noise
         covariance *= scale**2
         return covariance
+
+
+class SampledFunctions:
+    """Functions drawn from a fitted model, in its units; made by `sample_functions`."""
+
+    def __init__(
+        self,
+        posterior: Any,
+        paths: Any,
+        X_scaling: Scaling,
+        y_scaling: Scaling,
+        latent_scale: float,
+        weighted: bool,
+    ):
+        self._posterior, self._paths, self._X_scaling = posterior, paths, X_scaling
+        self._y_scaling, self._latent_scale, self._weighted = y_scaling, latent_scale, weighted
+
+    def __call__(self, X: Any) -> np.ndarray:
+        """Values at X, array-like of shape (m, d); shape (m, n_samples), in the units of y.
+
+        Raises
+        ------
+        ValueError
+            For another number of columns, or numbers that are not finite.
+        """
+        Z = np.asarray(check_array(X, dtype=(np.float64, np.float32)))
+        columns = self._posterior.X.shape[1] - self._weighted
+        if Z.shape[1] != columns:
+            msg = f"X must have {columns} columns, as the fit had; got {Z.shape[1]}."
+            raise ValueError(msg)
+        points = self._X_scaling.apply(Z, np.dtype(self._posterior.X.dtype))
+        return self._at(with_weights(points) if self._weighted else points)
+
+    def _at(self, Z: np.ndarray) -> np.ndarray:
+        """Values at standardised points."""
+        with jax.enable_x64(Z.dtype == np.float64):
+            mean = np.asarray(self._posterior.mean(Z), np.float64)[:, None]
+            away = np.asarray(self._paths(Z), np.float64).T - mean
+        values = mean + np.sqrt(self._latent_scale) * away
+        return (values * self._y_scaling.scale + self._y_scaling.shift).astype(Z.dtype)
 
 
 def _levels(name: str, values: Any) -> np.ndarray:

@@ -180,9 +180,7 @@ def robust(
         raise TypeError(msg)
     df = check_finite_scalar("df", df, minimum=0.0, strict=True)
     tol = check_finite_scalar("tol", tol, minimum=0.0, strict=True)
-    noise_variance = check_finite_scalar(
-        "noise_variance", noise_variance, minimum=0.0, strict=True
-    )
+    noise_variance = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
     check_count("max_steps", max_steps, minimum=1)
     points = as_points("X", X)
     target = jnp.asarray(y, points.dtype)

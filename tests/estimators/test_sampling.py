@@ -121,6 +121,28 @@ def test_pathwise_draws_of_a_seed_are_one_function_for_any_rows(table, settings)
     assert (np.abs(other - together[:7]) > 1e-3).any()
 
 
+def test_functions_are_those_of_pathwise_draws_and_outlive_the_fit(table):
+    X, y, Z = table
+    gp = fitted(X, y)
+    functions = gp.sample_functions(3, random_state=7)
+    values = functions(Z)
+    draw = {"include_noise": False, "method": "pathwise", "random_state": 7}
+    np.testing.assert_array_equal(values, gp.sample_y(Z, 3, **draw))
+    gp.fit(X[:40], -y[:40])
+    np.testing.assert_array_equal(functions(Z), values)
+    weighted = GPRegressor(KERNEL, noise_variance=2.0**-5, objective=None)
+    weighted.fit(X, y, sample_weight=np.full(len(y), 2.0))
+    assert weighted.sample_functions(2)(Z).shape == (7, 2)
+    for bad, match in (
+        (Z[:, :1], "must have 2 columns, as the fit had; got 1"),
+        (Z * np.nan, "NaN"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            functions(bad)
+    with pytest.raises(NotFittedError):
+        GPRegressor().sample_functions()
+
+
 def test_auto_is_exact_for_few_rows_and_pathwise_for_many(table, monkeypatch):
     X, y, Z = table
     gp = fitted(X, y)
