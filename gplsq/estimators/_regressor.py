@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gplsq.estimators._noise import NoiseMixin
 from gplsq.estimators._outcome import calibrate_by_rows, check_finite_mean, solver_report
 from gplsq.estimators._parameters import check_parameters
 from gplsq.estimators._sampling import SamplingMixin
@@ -32,7 +33,9 @@ from gplsq.solvers import AbstractLeastSquares
 
 
 @register_estimator
-class GPRegressor(SavingMixin, SummaryMixin, SamplingMixin, RegressorMixin, BaseEstimator):
+class GPRegressor(
+    SavingMixin, SummaryMixin, SamplingMixin, NoiseMixin, RegressorMixin, BaseEstimator
+):
     """Gaussian-process regression for tables of 100 to 1,000,000 rows.
 
     Inputs and target are standardised, hyperparameters are tuned by gradient on held-out loss, the

@@ -108,11 +108,12 @@ class RobustFit(eqx.Module):
             STATUS.STAGNATED: "the solves are not exact enough to go on: ask for a smaller rtol",
             STATUS.NON_FINITE: "a NaN or an infinity appeared: look for them in X and y",
         }
-        light = int(jnp.sum(self.weights < 0.25))
+        light, n = int(jnp.sum(self.weights < 0.25)), self.weights.shape[0]
+        scale = math.sqrt(float(self.noise_variance))
         return (
-            f"Student-t noise of {self.df:g} degrees of freedom: {words[STATUS(self.status)]} after "
-            f"{self.num_steps} steps; scale {math.sqrt(float(self.noise_variance)):.3g}; {light} of "
-            f"{self.weights.shape[0]} rows weigh less than a quarter; {self.posterior.plan}"
+            f"Student-t noise of {self.df:g} degrees of freedom: {words[STATUS(self.status)]} "
+            f"after {self.num_steps} steps; scale {scale:.3g}; {light} of {n} rows weigh less than "
+            f"a quarter; {self.posterior.plan}"
         )
 
 
