@@ -27,7 +27,6 @@ class NoiseMixin:
     set_params: Any
     fit: Any
     posterior_: Any
-    calibration_: Any
     kernel_: Any
     noise_variance_: Any
     random_state: Any
@@ -94,7 +93,7 @@ class NoiseMixin:
         Returns
         -------
         NoiseModel
-            ``noise.variance(X)``, in squared units of y.
+            ``noise.variance(X)``, in squared units of y, and ``noise.predictive_std(gp, X)``.
 
         Raises
         ------
@@ -120,19 +119,16 @@ class NoiseMixin:
         n = current.posterior_.y.shape[0]
         rows = np.sort(random.permutation(n)[:_RESIDUALS])
         chosen = _take(X, rows)
-        noise = None
-        for last in range(num_rounds):
-            squares, known = _left_out(current, rows)
-            before = _noise_of(current) if noise is None else noise.variance(chosen)
+        for left in reversed(range(num_rounds)):
+            squares = _noise_parts(current, rows)
             typical = max(float(np.median(squares)), np.finfo(float).tiny)
-            logs = np.log(np.maximum(squares, _SMALLEST * typical))
-            logs = logs - np.log1p(known / before) - _LOG_MEAN
+            logs = np.log(np.maximum(squares, _SMALLEST * typical)) - _LOG_MEAN
             noise = NoiseModel(clone(model).fit(chosen, logs), 1.0)
-            noise.scale = float(np.mean(squares / (known + noise.variance(chosen))))
-            if last < num_rounds - 1:
-                current = self._untuned().fit(X, y, noise_variance=noise.variance(X))
-        assert noise is not None
-        return noise
+            noise.scale = float(np.mean(squares / noise.variance(chosen)))
+            if not left:
+                return noise
+            current = self._untuned().fit(X, y, noise_variance=noise.variance(X))
+        raise AssertionError
 
     def _untuned(self) -> Any:
         """The same model, not fitted, with the hyperparameters of the fit."""
@@ -162,19 +158,34 @@ class NoiseModel:
         """Noise variances at X, array-like of shape (m, d), in squared units of y; shape (m,)."""
         return self.scale * np.exp(self.model.predict(X).astype(np.float64))
 
+    def predictive_std(self, gp: Any, X: Any) -> np.ndarray:
+        """Standard deviation of new observations at X, whose noise is that of X; shape (m,).
 
-def _left_out(model: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared leave-one-out residuals of rows, and the variances of the mean there; units of y."""
+        Parameters
+        ----------
+        gp : GPRegressor
+            Fitted with ``noise_variance=noise.variance(...)``. Its own `predict` gives the standard
+            deviation of an observation of typical noise.
+        X : array-like of shape (m, d)
+        """
+        unit = float(gp._y_scaling.scale) ** 2
+        _, latent = gp.predict(X, return_std=True, include_noise=False)
+        share = self.variance(X) / (gp.noise_variance_ * unit)
+        return np.sqrt(latent.astype(np.float64) ** 2 + gp.calibration_.noise_variance * unit * share)
+
+
+def _noise_parts(model: Any, rows: np.ndarray) -> np.ndarray:
+    """Squared leave-one-out residuals, less the share of the mean's own uncertainty; units of y.
+
+    The share is that of the model itself, which needs no scale: calibration may explain equal noise
+    by either of its two numbers.
+    """
     posterior, scale = model.posterior_, float(model._y_scaling.scale)
     with jax.enable_x64(posterior.X.dtype == np.float64):
         residual, latent = (np.asarray(part, np.float64) for part in posterior.leave_one_out(rows))
         weight = np.asarray(posterior.X[:, -1])[rows] if is_weighted(model) else 1.0
-    latent = model.calibration_.latent_scale * latent
-    return (scale * residual / weight) ** 2, scale**2 * latent / weight**2
-
-
-def _noise_of(model: Any) -> float:
-    return model.calibration_.noise_variance * float(model._y_scaling.scale) ** 2
+        noise = float(posterior.noise_variance)
+    return (scale * residual / weight) ** 2 * noise / (noise + latent)
 
 
 def _take(X: Any, rows: np.ndarray) -> Any:
