@@ -75,7 +75,9 @@ class NoiseMixin:
             weights = np.asarray(fit.weights, np.float64)
         return weights * (df / (df + 1))
 
-    def noise_model(self, X: Any, y: Any, *, num_rounds: int = 2, model: Any = None) -> "NoiseModel":
+    def noise_model(
+        self, X: Any, y: Any, *, num_rounds: int = 2, model: Any = None
+    ) -> "NoiseModel":
         """The noise variance as a function of the inputs, learnt from leave-one-out residuals.
 
         For ``fit(X, y, noise_variance=noise.variance(X))``.
@@ -123,7 +125,8 @@ class NoiseMixin:
             squares = _noise_parts(current, rows)
             typical = max(float(np.median(squares)), np.finfo(float).tiny)
             logs = np.log(np.maximum(squares, _SMALLEST * typical)) - _LOG_MEAN
-            noise = NoiseModel(clone(model).fit(chosen, logs), 1.0)
+            fresh: Any = clone(model)
+            noise = NoiseModel(fresh.fit(chosen, logs), 1.0)
             noise.scale = float(np.mean(squares / noise.variance(chosen)))
             if not left:
                 return noise
@@ -171,7 +174,9 @@ class NoiseModel:
         unit = float(gp._y_scaling.scale) ** 2
         _, latent = gp.predict(X, return_std=True, include_noise=False)
         share = self.variance(X) / (gp.noise_variance_ * unit)
-        return np.sqrt(latent.astype(np.float64) ** 2 + gp.calibration_.noise_variance * unit * share)
+        return np.sqrt(
+            latent.astype(np.float64) ** 2 + gp.calibration_.noise_variance * unit * share
+        )
 
 
 def _noise_parts(model: Any, rows: np.ndarray) -> np.ndarray:

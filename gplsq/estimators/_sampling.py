@@ -225,7 +225,8 @@ class SampledFunctions:
         ValueError
             For another number of columns, or numbers that are not finite.
         """
-        Z = np.asarray(check_array(X, dtype=(np.float64, np.float32)))
+        dtypes: Any = (np.float64, np.float32)
+        Z = np.asarray(check_array(X, dtype=dtypes))
         columns = self._posterior.X.shape[1] - self._weighted
         if Z.shape[1] != columns:
             msg = f"X must have {columns} columns, as the fit had; got {Z.shape[1]}."

@@ -161,7 +161,7 @@ class Posterior(eqx.Module):
         Notes
         -----
         Their mean is `mean`. Their covariance is that of the posterior in the mean over keys; for
-        one key it is off by about ``1 / sqrt(num_features)`` of the prior's, far from the data most.
+        one key it is off by about ``1 / sqrt(num_features)`` of the prior's, most of it far away.
         Cost: n num_features cosines, and one block solve with `num` right-hand sides by the
         posterior's solver and to its tolerance. Wilson et al. (2020, 2021).
         """
