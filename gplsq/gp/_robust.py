@@ -139,10 +139,12 @@ def robust(
         s^2, the variance of the noise of rows that are not outliers: where to start from, or what
         it is.
     df
-        Degrees of freedom of the Student-t noise. Small ones expect more and grosser outliers; for
-        large ones this is `condition`.
+        Degrees of freedom of the Student-t noise. Small ones expect more and grosser outliers: an
+        estimated noise stands up to a share of nearly ``1 / (df + 1)`` of them, and is too large by
+        a factor of ``1 / (1 - share (df + 1))``. For large ones this is `condition`.
     estimate_noise
-        Whether s^2 is estimated too, by EM with the degrees of freedom that f takes up.
+        Whether s^2 is estimated too: the mean of `w_i r_i^2` over the rows, less the degrees of
+        freedom that f takes up, which is the fixed point of EM with f unknown.
     max_steps
         Weighted problems to solve at most.
     tol
@@ -168,7 +170,7 @@ def robust(
 
     Notes
     -----
-    The objective has several minima where outliers are many. The first weights are from residuals
+    Not for use under `jit`. The objective has several minima where outliers are many. The first weights are from residuals
     of rows predicted from all others, which a flexible function cannot hide. Cost: a solve for each
     step, with LSMR started from the step before, and 16 more right-hand sides while the noise is
     estimated.
@@ -224,7 +226,9 @@ def _iterate(posterior, points, target, weights, s2, df, estimate, max_steps, to
         weights = next_weights
         if estimate:
             taken = _degrees_taken(posterior, s2)
-            better = jnp.maximum((moment + s2 * taken) / n, floor)
+            # The fixed point of EM for these weights (MacKay 1992): EM's own step to
+            # `(moment + s2 taken) / n` takes many times as many where f takes up most of the rows.
+            better = jnp.maximum(moment / jnp.maximum(n - taken, 1), floor)
             estimate = abs(math.log(float(better / s2))) > _SETTLED
             if estimate:
                 s2, best, before = better, None, math.inf
