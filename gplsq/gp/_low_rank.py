@@ -264,6 +264,7 @@ def condition_low_rank(
 
 
 def solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRankPosterior:
+    """The posterior on the span of an operator's basis; `x0` is a first guess in the basis."""
     n, m = operator.shape
     rows = sample_rows(jax.random.fold_in(key, 1), n, min(n, GRAM_ROWS_PER_FUNCTION * m))
     factors = _factorise(operator, rows, noise)

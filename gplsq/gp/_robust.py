@@ -227,7 +227,7 @@ def _iterate(posterior, points, target, weights, s2, df, estimate, max_steps, to
         if estimate:
             taken = _degrees_taken(posterior, s2)
             # The fixed point of EM for these weights (MacKay 1992): EM's own step to
-            # `(moment + s2 taken) / n` takes many times as many where f takes up most of the rows.
+            # `(moment + s2 taken) / n` is far smaller where f takes up most of the rows.
             better = jnp.maximum(moment / jnp.maximum(n - taken, 1), floor)
             estimate = abs(math.log(float(better / s2))) > _SETTLED
             if estimate:
