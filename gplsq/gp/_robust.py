@@ -170,10 +170,10 @@ def robust(
 
     Notes
     -----
-    Not for use under `jit`. The objective has several minima where outliers are many. The first weights are from residuals
-    of rows predicted from all others, which a flexible function cannot hide. Cost: a solve for each
-    step, with LSMR started from the step before, and 16 more right-hand sides while the noise is
-    estimated.
+    Not for use under `jit`. The objective has several minima where outliers are many. The first
+    weights are from residuals of rows predicted from all others, which a flexible function cannot
+    hide. Cost: a solve for each step, with LSMR started from the step before, and 16 more
+    right-hand sides while the noise is estimated.
     """
     if not isinstance(kernel, AbstractKernel):
         msg = f"kernel must be a gplsq kernel; got {describe(kernel)}. Pass gplsq.kernels.RBF()."
