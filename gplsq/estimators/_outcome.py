@@ -15,6 +15,7 @@ _CALIBRATION_ROWS = 1000
 # Of a low-rank model the error measure is relative to the residual: a tenth of it adds half a
 # percent to the error of prediction. float32 often allows no less, and nobody need hear of it.
 _SMALL_ERROR = 0.1
+_CLIPPED = "; of the last predicted variances "
 
 
 def parts_of(posterior: Any) -> tuple[Any, ...]:
@@ -142,3 +143,9 @@ def solver_report(posterior: Any) -> str:
         return lines[0]
     named = zip(posterior.columns, lines, strict=True)
     return "; ".join(f"outputs {list(columns)}: {line}" for columns, line in named)
+
+
+def with_clipped(report: str, clipped: int, total: int) -> str:
+    """The report with how many of the last predicted variances were set to 0."""
+    report = report.split(_CLIPPED)[0]
+    return f"{report}{_CLIPPED}{clipped} of {total} were negative by rounding, and set to 0"

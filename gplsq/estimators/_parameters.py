@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from gplsq._core import check_choice, check_finite_scalar, check_mesh, describe
 from gplsq.gp import MEANS, SOLVERS, memory_budget
-from gplsq.kernels import AbstractKernel
+from gplsq.kernels import AbstractKernel, WithDerivatives
 from gplsq.solvers import AbstractLeastSquares
 from gplsq.tuning import as_loss, check_levels, check_optimizer, choose_objective
 
@@ -45,3 +46,16 @@ def check_parameters(model: Any) -> None:
     if not isinstance(model.standardize, bool | np.bool_):
         msg = f"standardize must be True or False; got {describe(model.standardize)}."
         raise TypeError(msg)
+    if model.kernel is not None and model.standardize:
+        parts = jax.tree.leaves(model.kernel, is_leaf=_is_with_derivatives)
+        if any(map(_is_with_derivatives, parts)):
+            msg = (
+                "standardize must be False with a kernel WithDerivatives: its last column says "
+                "what a row observes, and slopes scale unlike values. Scale inputs and targets "
+                "before, if they need it."
+            )
+            raise ValueError(msg)
+
+
+def _is_with_derivatives(part: Any) -> bool:
+    return isinstance(part, WithDerivatives)

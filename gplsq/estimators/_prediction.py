@@ -22,6 +22,8 @@ class PredictionMixin:
     mean: Any
     _X_scaling: Any
     _y_scaling: Any
+    _latent_variance: Any
+    _covariance: Any
 
     def predict(
         self,
@@ -78,6 +80,8 @@ class PredictionMixin:
             if return_std:
                 variance = latent * self._for_outputs(self._latent_variance(Z), 1) + noise
                 return mean, (np.sqrt(variance) * scale).astype(Z.dtype)
+            if return_cov and np.ndim(scale) == 0:
+                return mean, self._covariance(Z, noise)
             if return_cov:
                 full = self._for_outputs(np.asarray(self.posterior_.covariance(Z)), 2)
                 covariance = latent * full + noise * self._for_outputs(np.eye(len(Z)), 2)
@@ -147,12 +151,6 @@ class PredictionMixin:
         """Numbers that all outputs share with a last axis for outputs, where there are several."""
         shared = values.ndim == ndim and np.ndim(self._y_scaling.scale) == 1
         return values[..., None] if shared else values
-
-    def _latent_variance(self, Z: np.ndarray) -> np.ndarray:
-        """Posterior variance in standardised units; how many were clipped is kept."""
-        raw = np.asarray(self.posterior_.raw_variance(Z, self.variance))
-        self.num_clipped_variances_ = int(np.sum(raw < 0))
-        return np.maximum(raw, 0)
 
     def _rows(self, X: Any) -> np.ndarray:
         """Verified rows, in the units of the user."""

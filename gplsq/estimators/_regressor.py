@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from gplsq.estimators._fitted import FittedMixin
 from gplsq.estimators._outcome import (
     calibrate_by_rows,
     check_finite_mean,
@@ -17,11 +18,8 @@ from gplsq.estimators._outcome import (
     working_dtype,
 )
 from gplsq.estimators._parameters import check_parameters
-from gplsq.estimators._prediction import PredictionMixin
-from gplsq.estimators._sampling import SamplingMixin
-from gplsq.estimators._saving import SavingMixin, register_estimator
+from gplsq.estimators._saving import register_estimator
 from gplsq.estimators._scaling import fit_scaling
-from gplsq.estimators._summary import SummaryMixin
 from gplsq.estimators._table import validate_rows, validate_training
 from gplsq.estimators._targets import (
     check_table_mean,
@@ -49,9 +47,7 @@ from gplsq.solvers import AbstractLeastSquares
 
 
 @register_estimator
-class GPRegressor(
-    SavingMixin, SummaryMixin, PredictionMixin, SamplingMixin, RegressorMixin, BaseEstimator
-):
+class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
     """Gaussian-process regression for tables of 100 to 1,000,000 rows.
 
     Inputs and target are standardised, hyperparameters are tuned by gradient on held-out loss, the

@@ -17,6 +17,7 @@ from gplsq.gp._outputs import CorrelatedOutputs as CorrelatedOutputs
 from gplsq.gp._outputs import SeparateOutputs as SeparateOutputs
 from gplsq.gp._outputs import as_pairs as as_pairs
 from gplsq.gp._outputs import condition_outputs as condition_outputs
+from gplsq.gp._paths import SamplePaths as SamplePaths
 from gplsq.gp._plan import SOLVERS as SOLVERS
 from gplsq.gp._plan import Candidate as Candidate
 from gplsq.gp._plan import Plan as Plan
@@ -24,3 +25,6 @@ from gplsq.gp._plan import choose_solver as choose_solver
 from gplsq.gp._plan import memory_budget as memory_budget
 from gplsq.gp._plan import plan as plan
 from gplsq.gp._posterior import Posterior as Posterior
+from gplsq.gp._robust import RobustFit as RobustFit
+from gplsq.gp._robust import RobustStep as RobustStep
+from gplsq.gp._robust import robust as robust

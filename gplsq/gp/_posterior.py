@@ -23,8 +23,10 @@ from gplsq._core import (
     status_ok,
 )
 from gplsq.gp._inputs import more_rows
+from gplsq.gp._paths import SamplePaths, exact_paths
 from gplsq.gp._plan import choose_solver
 from gplsq.gp._variance import (
+    check_covariance_fits,
     covariance_by_factor,
     covariance_by_solves,
     variance_by_factor,
@@ -101,19 +103,26 @@ class Posterior(eqx.Module):
         value, status = _by_solves(
             self.operator, self.noise_variance, self.solver, self.prepared, points
         )
-        _warn_if_missed(status)
+        _warn_if_missed(status, *_VARIANCE)
         return value
 
     def covariance(self, Z: ArrayLike) -> Float[Array, "m m"]:
-        """Joint posterior covariance of the latent function at Z, shape (m, d); m^2 memory."""
+        """Joint posterior covariance of the latent function at Z, shape (m, d).
+
+        Memory: about 5 m^2 + 2 m n numbers, 12 m n with LSMR; a `MemoryError` tells beforehand if
+        they are not there.
+        """
         points = self._points(Z)
-        if isinstance(self.solver, Direct):
+        direct = isinstance(self.solver, Direct)
+        columns = (2 if direct else 12) * self.X.shape[0]
+        check_covariance_fits(points.shape[0], columns, points)
+        if direct:
             full = _covariance_by_factor(self.kernel, self.X, self.prepared.lower, points)
         else:
             full, status = _covariance_by_solves(
                 self.operator, self.noise_variance, self.solver, self.prepared, points
             )
-            _warn_if_missed(status)
+            _warn_if_missed(status, *_VARIANCE)
         return (full + full.T) / 2
 
     def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "m *p num"]:
@@ -122,6 +131,44 @@ class Posterior(eqx.Module):
         """
         points = self._points(Z)
         return joint_draws(key, self.mean(points), self.covariance(points), num)
+
+    def sample_paths(self, key: Array, num: int = 1, *, num_features: int = 2048) -> SamplePaths:
+        """Functions drawn from the posterior, to be evaluated anywhere and again.
+
+        Parameters
+        ----------
+        key
+            A JAX random key.
+        num
+            How many functions.
+        num_features
+            Random features of the prior's draws, which all functions of a call share.
+
+        Returns
+        -------
+        SamplePaths
+            `paths(Z)` has shape (num, m).
+
+        Raises
+        ------
+        NotImplementedError
+            If no random features are known for the kernel.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a function's solve missed the solver's tolerance.
+
+        Notes
+        -----
+        Their mean is `mean`. Their covariance is that of the posterior in the mean over keys; for
+        one key it is off by about ``1 / sqrt(num_features)`` of the prior's, most of it far away.
+        Cost: n num_features cosines, and one block solve with `num` right-hand sides by the
+        posterior's solver and to its tolerance. Wilson et al. (2020, 2021).
+        """
+        paths = exact_paths(self, key, num, num_features)
+        _warn_if_missed(paths.status, *_PATHS)
+        return paths
 
     def leave_one_out(self, rows: ArrayLike) -> tuple[Array, Array]:
         """Residual and variance of chosen rows predicted from all the others.
@@ -225,15 +272,19 @@ def joint_draws(
     return mean[..., None] + jnp.tensordot(root, normal, axes=1)
 
 
-def _warn_if_missed(status: Array) -> None:
-    """One warning for all the points of a variance whose solves missed their tolerance."""
+_VARIANCE = "the variance of {} points", "it is too large, not too small"
+_PATHS = "the solves of {} sampled functions", "the functions are off by what these left undone"
+
+
+def _warn_if_missed(status: Array, what: str, effect: str) -> None:
+    """One warning for all right-hand sides whose solves missed their tolerance."""
     if is_traced(status):
         return
     missed = int(jnp.sum(~status_ok(status)))
     if missed:
         message = (
-            f"the variance of {missed} of {status.size} points missed the solver's tolerance: it "
-            "is too large, not too small. Ask for a larger rtol, or more max_steps."
+            f"{what.format(f'{missed} of {status.size}')} missed the solver's tolerance: {effect}. "
+            "Ask for a larger rtol, or more max_steps."
         )
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
 

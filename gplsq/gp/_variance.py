@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import column_norm, map_row_tiles, matmul
+from gplsq._core import column_norm, free_memory, map_row_tiles, matmul
+from gplsq.gp._plan import format_bytes
 from gplsq.kernels import AbstractKernel
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import AbstractLeastSquares
@@ -103,6 +104,35 @@ def variance_by_neighbours(
         return jax.vmap(point)(z, jax.lax.top_k(likeness, size)[1])
 
     return map_row_tiles(tile, Z, min(Z.shape[0], 128))
+
+
+def check_covariance_fits(m: int, columns: int, like: Array) -> None:
+    """Refuse a covariance of m points that memory has no room for, before any of it is made.
+
+    Parameters
+    ----------
+    m
+        Points.
+    columns
+        Numbers that each point takes beside its row of the covariance.
+    like
+        Any array of the dtype.
+
+    Raises
+    ------
+    MemoryError
+        With what is needed, and what to do instead.
+    """
+    # The covariance, its prior, their difference, its transpose, and a copy for the caller.
+    needed, free = like.dtype.itemsize * m * (5.0 * m + columns), free_memory()
+    if needed > free:
+        msg = (
+            f"the joint covariance of {m} points needs about {format_bytes(needed)} of memory, and "
+            f"{format_bytes(free)} are free. Pass fewer points, take their variances alone "
+            "(`variance`, `return_std=True`), or draw functions (`sample_paths`, "
+            '`sample_y(method="pathwise")`).'
+        )
+        raise MemoryError(msg)
 
 
 def covariance_by_factor(

@@ -13,6 +13,7 @@ from gplsq.kernels._base import Product as Product
 from gplsq.kernels._base import Scaled as Scaled
 from gplsq.kernels._base import Sum as Sum
 from gplsq.kernels._coregionalised import Coregionalised as Coregionalised
+from gplsq.kernels._derivatives import WithDerivatives as WithDerivatives
 from gplsq.kernels._dot_product import Linear as Linear
 from gplsq.kernels._dot_product import Polynomial as Polynomial
 from gplsq.kernels._nystrom import Nystrom as Nystrom

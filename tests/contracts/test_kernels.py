@@ -23,6 +23,25 @@ class CauchyProduct(kernels.AbstractPairKernel):
         return smooth * (1 + self.slope * x[0]) * (1 + self.slope * z[0])
 
 
+class OrdersFromNumbers(kernels.AbstractKernel):
+    """`WithDerivatives` for random points: their last number becomes 0, 1 or 2."""
+
+    kernel: kernels.AbstractKernel
+
+    def _orders(self, X):
+        orders = jax.lax.stop_gradient(jnp.floor(jnp.abs(4 * X[..., -1:])) % 3)
+        return jnp.concatenate([X[..., :-1], orders], axis=-1)
+
+    def pair(self, x, z):
+        return self.kernel.pair(self._orders(x), self._orders(z))
+
+    def cross(self, X, Z):
+        return self.kernel.cross(self._orders(X), self._orders(Z))
+
+    def diagonal(self, X):
+        return self.kernel.diagonal(self._orders(X))
+
+
 # A new kernel is one line here. All look at points of three columns.
 KERNELS = {
     "constant": kernels.Constant(1.7),
@@ -45,6 +64,9 @@ KERNELS = {
         3,
         mixing=[[0.9, 0.1], [-0.6, 0.4], [0.3, 0.8]],
         kappa=[0.3, 0.5, 0.2],
+    ),
+    "with derivatives": OrdersFromNumbers(
+        kernels.WithDerivatives(1.3 * kernels.RBF([0.7, 1.3]) + kernels.Linear(0.4))
     ),
     "nested": 1.5 * (kernels.Matern12(0.8).on(1) * kernels.Periodic().on(0) + kernels.Linear()),
     "user": CauchyProduct(),
