@@ -136,9 +136,8 @@ class NoiseMixin:
     def _untuned(self) -> Any:
         """The same model, not fitted, with the hyperparameters of the fit."""
         check_is_fitted(self, "posterior_")
-        if (
-            not isinstance(self.posterior_, Posterior | LowRankPosterior)
-            or self._y_scaling.scale.ndim
+        if not isinstance(self.posterior_, Posterior | LowRankPosterior) or np.ndim(
+            self._y_scaling.scale
         ):
             msg = (
                 "the noise of rows is told apart for one output, around no mean function or a "
