@@ -72,6 +72,10 @@ class SavingMixin:
         }
         write_archive(path, manifest, encoder.arrays)
 
+    def _check_loaded(self) -> None:
+        """Refuse, with a `LoadError`, what `load` made of a file and cannot predict."""
+        _check_model(self)
+
     def __getstate__(self) -> dict[str, Any]:
         return to_numpy(dict(super().__getstate__()))  # type: ignore[call-overload]
 
@@ -117,7 +121,7 @@ def load(path: Any) -> Any:
             if not isinstance(model, SavingMixin):
                 msg = f"it holds {describe(model)}, and no estimator"
                 raise LoadError(msg)
-            _check_model(model)
+            model._check_loaded()
         except LoadError as error:
             msg = f"{path} cannot be loaded: {error}"
             raise LoadError(msg) from None

@@ -2,10 +2,15 @@
 
 from gplsq.gp._calibration import Calibration as Calibration
 from gplsq.gp._calibration import calibrate as calibrate
+from gplsq.gp._class_calibration import ClassCalibration as ClassCalibration
+from gplsq.gp._class_calibration import calibrate_classes as calibrate_classes
 from gplsq.gp._class_likelihood import averaged_logits as averaged_logits
 from gplsq.gp._class_likelihood import class_probabilities as class_probabilities
 from gplsq.gp._class_likelihood import indicators as indicators
 from gplsq.gp._condition import condition as condition
+from gplsq.gp._laplace import CLASS_SOLVERS as CLASS_SOLVERS
+from gplsq.gp._laplace import LaplacePosterior as LaplacePosterior
+from gplsq.gp._laplace import classify as classify
 from gplsq.gp._laplace_matrix import laplace_leave_one_out as laplace_leave_one_out
 from gplsq.gp._laplace_matrix import laplace_mode as laplace_mode
 from gplsq.gp._laplace_matrix import laplace_predict as laplace_predict

@@ -9,10 +9,9 @@ from jaxtyping import Array, Float
 
 from gplsq._core import jittered_cholesky, matmul, tile_rows
 from gplsq.gp._newton import AbstractSpace
-from gplsq.kernels import AbstractKernel, Weighted
-from gplsq.operators import InducingBasis
+from gplsq.kernels import Weighted
+from gplsq.operators import Inducing, InducingBasis
 from gplsq.operators import Kernel as KernelOperator
-from gplsq.operators import Rows
 from gplsq.solvers import AbstractLeastSquares, lstsq
 
 
@@ -108,35 +107,32 @@ class BasisSpace(AbstractSpace):
 
     Parameters
     ----------
-    basis, X
-        Functions and rows.
-    kept
-        The functions at the rows, shape (n, m), or None to make them again in every product.
+    operator
+        Evaluation at the rows.
+    keep
+        Whether the functions at the rows, n m numbers, are kept, or made again in every product.
     """
 
-    basis: InducingBasis
-    rows: Rows
-    X: Float[Array, "n d"]
+    operator: Inducing
     kept: Float[Array, "n m"] | None
 
-    def __init__(self, basis: InducingBasis, X: Float[Array, "n d"], keep: bool):
-        self.basis, self.X = basis, X
-        self.rows = Rows(basis.sections, X, basis.size)
-        self.kept = _features(basis, X) if keep else None
+    def __init__(self, operator: Inducing, keep: bool):
+        self.operator = operator
+        self.kept = _features(operator.basis, operator.X) if keep else None
 
     @property
     def size(self):
-        return self.basis.size
+        return self.operator.shape[1]
 
     def values(self, u):
         if self.kept is not None:
             return matmul(self.kept, u)
-        return self.rows.mv(self.basis.coefficients(u))
+        return self.operator.mv(u)
 
     def gradient(self, u, g):
         if self.kept is not None:
             return u - matmul(self.kept.T, g)
-        return u - self.basis.whiten(self.rows.rmv(g))
+        return u - self.operator.rmv(g)
 
     def inner(self, u, v, v_values):
         return jnp.sum(u * v)
@@ -145,22 +141,22 @@ class BasisSpace(AbstractSpace):
         """Lower Cholesky factor of `A^T diag(w) A + I`. Cost: 2 n m^2 flops, n m^2 more if A is
         made again.
         """
-        n, m = self.X.shape[0], self.size
+        n, m = self.operator.shape
         height = min(n, tile_rows(n, m))
-        data = self.X if self.kept is None else self.kept
+        data: Any = self.operator.X if self.kept is None else self.kept
 
         def add(i, total):
             # The last block overlaps the one before it: what was counted has the weight 0.
             start = jnp.minimum(i * height, n - height)
             rows = jax.lax.dynamic_slice_in_dim(data, start, height)
             if self.kept is None:
-                rows = self.basis.features(rows)
+                rows = self.operator.features(rows)
             weight = jax.lax.dynamic_slice_in_dim(weights, start, height)
             weight = jnp.where(start + jnp.arange(height) >= i * height, weight, 0)
             rows = jnp.sqrt(weight)[:, None] * rows
             return total + matmul(rows.T, rows)
 
-        gram = jax.lax.fori_loop(0, -(-n // height), add, jnp.eye(m, dtype=self.X.dtype))
+        gram = jax.lax.fori_loop(0, -(-n // height), add, jnp.eye(m, dtype=data.dtype))
         # With every eigenvalue at least 1 a factor exists but for rounding errors of the sum.
         unit = float(jnp.finfo(gram.dtype).eps) * jnp.trace(gram)
         return jittered_cholesky(gram, unit)[0]
