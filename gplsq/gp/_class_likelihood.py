@@ -50,10 +50,8 @@ def row_weights(F: Float[Array, "n k"]) -> Float[Array, " n"]:
     on it.
     """
     p = probabilities(F)
-    if F.shape[1] == 1:
-        weight = (p * jax.nn.sigmoid(-F))[:, 0]
-    else:
-        weight = 2 * jnp.max(p * (1 - p), axis=1)
+    several = F.shape[1] > 1
+    weight = 2 * jnp.max(p * (1 - p), axis=1) if several else (p * jax.nn.sigmoid(-F))[:, 0]
     return jnp.maximum(weight, 0.1 * float(jnp.finfo(F.dtype).eps) ** 0.5)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from gplsq._core import STATUS, cast, check_choice, describe, savable, status_message
+from gplsq._core import STATUS, cast, check_choice, describe, jit_quickly, savable, status_message
 from gplsq.gp._class_likelihood import (
     averaged_logits,
     class_probabilities,
@@ -300,7 +300,7 @@ def _inducing_that_fit(n: int, asked: int | None, size: int, budget: float) -> i
     return number
 
 
-@eqx.filter_jit
+@jit_quickly
 def _find(space, targets, tolerance, max_steps) -> Mode:
     mode = find_mode(space, targets, tolerance=tolerance, max_steps=max_steps)
     if isinstance(space, BasisSpace):
@@ -311,7 +311,7 @@ def _find(space, targets, tolerance, max_steps) -> Mode:
 
 @eqx.filter_jit
 def _variance(kernel, X, weights, basis, factor, points, rows) -> Array:
-    """Latent variance at points; at data rows without the row itself, if their numbers are given."""
+    """Latent variance at points; of data rows given all others, where `rows` are their numbers."""
     if basis is not None:
         features = basis.features(points)
         left = jax.scipy.linalg.solve_triangular(factor, features.T, lower=True)
