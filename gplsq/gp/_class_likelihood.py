@@ -16,13 +16,6 @@ def indicators(codes: Int[Array, " n"], num_classes: int, dtype: object) -> Floa
     return (codes[:, None] == jnp.arange(num_classes)).astype(dtype)
 
 
-def log_likelihood(F: Float[Array, "n k"], Y: Float[Array, "n k"]) -> Float[Array, ""]:
-    """Sum over rows, in nats."""
-    if F.shape[1] == 1:
-        return jnp.sum(Y * F - jax.nn.softplus(F))
-    return jnp.sum(Y * jax.nn.log_softmax(F))
-
-
 def probabilities(F: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """Of the classes given the latent values; of the second class where k = 1."""
     return jax.nn.sigmoid(F) if F.shape[1] == 1 else jax.nn.softmax(F)

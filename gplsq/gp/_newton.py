@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from gplsq._core import STATUS
-from gplsq.gp._class_likelihood import curvature, log_likelihood, residual, row_weights
+from gplsq.gp._class_likelihood import curvature, residual, row_weights
 
 # The factorisation is made anew when weights have changed by this share since the last one.
 _CHANGE = 0.1
@@ -77,6 +77,7 @@ class _State(NamedTuple):
     best: Array
     stale: Array
     status: Array
+    done: Array
 
 
 def find_mode(
@@ -117,56 +118,58 @@ def find_mode(
     n = Y.shape[0]
     zero = jnp.zeros((space.size, Y.shape[1]), Y.dtype)
     F = jnp.zeros_like(Y)
-    weights = row_weights(F)
     one = jnp.ones((), Y.dtype)
     nothing = jnp.zeros((), jnp.int32)
-    start = _State(
-        zero, F, zero, one, zero, F, weights, space.prepare(weights), nothing,
-        jnp.inf * one, jnp.inf * one, nothing, nothing,
-    )  # fmt: skip
-
-    def running(state: _State) -> Bool[Array, ""]:
-        return state.status == STATUS.RUNNING
+    # Weights of 0 have changed at once: the factorisation of the first step is made in the loop,
+    # and so is the last, that there is only one of it to compile.
+    weights = jnp.zeros(n, Y.dtype)
+    blank = eqx.filter_eval_shape(space.prepare, weights)
+    prepared = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
+    numbers = nothing, jnp.inf * one, jnp.inf * one, nothing, nothing
+    start = _State(zero, F, zero, one, zero, F, weights, prepared, *numbers, jnp.zeros((), bool))
 
     def advance(state: _State) -> _State:
         now = row_weights(state.F)
         moved = jnp.sum(jnp.abs(now - state.weights)) > _CHANGE * jnp.sum(state.weights)
         weights, prepared = jax.lax.cond(
-            moved,
+            moved | (state.status != STATUS.RUNNING),
             lambda: (now, space.prepare(now)),
             lambda: (state.weights, state.prepared),
         )
-        r = space.gradient(state.u, residual(state.F, Y))
-        s = space.solve(prepared, weights, r)
-        Fs = space.values(s)
-        rho = space.inner(r, s, Fs)
-        beta = jnp.maximum(rho - space.inner(state.r, s, Fs), 0) / state.rho
-        beta = jnp.where(state.step == 0, 0, beta)
-        d, Fd = beta * state.d - s, beta * state.Fd - Fs
-        # A direction that does not descend, by rounding, gives way to the step of the weighted
-        # problem.
-        downhill = space.inner(r, d, Fd) < 0
-        d, Fd = jnp.where(downhill, d, -s), jnp.where(downhill, Fd, -Fs)
-        u_d, d_d = space.inner(state.u, d, Fd), space.inner(d, d, Fd)
-        t = line_search(state.F, Fd, Y, u_d, d_d)
-        decrement = jnp.sqrt(jnp.maximum(rho, 0) / n)
-        better = decrement < 0.9 * state.best
-        stale = jnp.where(better, 0, state.stale + 1)
-        status = jnp.where(stale > _PATIENCE, STATUS.STAGNATED, STATUS.RUNNING)
-        status = jnp.where(state.step + 1 >= max_steps, STATUS.MAX_STEPS, status)
-        status = jnp.where(decrement <= tolerance, STATUS.CONVERGED_RESIDUAL, status)
-        sound = jnp.isfinite(rho) & jnp.isfinite(t)
-        status = jnp.where(sound, status, STATUS.NON_FINITE).astype(jnp.int32)
-        u, F = state.u + t * d, state.F + t * Fd
-        best = jnp.minimum(state.best, decrement)
-        parts = r, jnp.where(rho > 0, rho, one), d, Fd, weights, prepared, state.step + 1
-        return _State(u, F, *parts, decrement, best, stale, status)
+        stepped = _step(space, Y, state, weights, prepared, tolerance, max_steps)
+        ended = state._replace(weights=weights, prepared=prepared, done=jnp.ones((), bool))
+        running = state.status == STATUS.RUNNING
+        return jax.tree.map(lambda a, b: jnp.where(running, a, b), stepped, ended)
 
-    end = jax.lax.while_loop(running, advance, start)
-    F = space.values(end.u)
-    weights = row_weights(F)
-    prepared = space.prepare(weights)
-    return Mode(end.u, F, weights, prepared, end.status, end.step, end.decrement)
+    end = jax.lax.while_loop(lambda state: ~state.done, advance, start)
+    return Mode(end.u, end.F, end.weights, end.prepared, end.status, end.step, end.decrement)
+
+
+def _step(space, Y, state: _State, weights, prepared, tolerance, max_steps) -> _State:
+    """To the minimum along the next conjugate direction."""
+    r = space.gradient(state.u, residual(state.F, Y))
+    s = space.solve(prepared, weights, r)
+    Fs = space.values(s)
+    rho = space.inner(r, s, Fs)
+    beta = jnp.maximum(rho - space.inner(state.r, s, Fs), 0) / state.rho
+    beta = jnp.where(state.step == 0, 0, beta)
+    d, Fd = beta * state.d - s, beta * state.Fd - Fs
+    # A direction that does not descend, by rounding, gives way to the step of the weighted problem.
+    downhill = space.inner(r, d, Fd) < 0
+    d, Fd = jnp.where(downhill, d, -s), jnp.where(downhill, Fd, -Fs)
+    u_d, d_d = space.inner(state.u, d, Fd), space.inner(d, d, Fd)
+    t = line_search(state.F, Fd, Y, u_d, d_d)
+    decrement = jnp.sqrt(jnp.maximum(rho, 0) / Y.shape[0])
+    stale = jnp.where(decrement < 0.9 * state.best, 0, state.stale + 1)
+    status = jnp.where(stale > _PATIENCE, STATUS.STAGNATED, STATUS.RUNNING)
+    status = jnp.where(state.step + 1 >= max_steps, STATUS.MAX_STEPS, status)
+    status = jnp.where(decrement <= tolerance, STATUS.CONVERGED_RESIDUAL, status)
+    sound = jnp.isfinite(rho) & jnp.isfinite(t)
+    status = jnp.where(sound, status, STATUS.NON_FINITE).astype(jnp.int32)
+    u, F = state.u + t * d, state.F + t * Fd
+    best = jnp.minimum(state.best, decrement)
+    memory = r, jnp.where(rho > 0, rho, 1), d, Fd, weights, prepared
+    return _State(u, F, *memory, state.step + 1, decrement, best, stale, status, state.done)
 
 
 def line_search(F: Array, Fd: Array, Y: Array, u_d: Array, d_d: Array) -> Float[Array, ""]:
@@ -192,13 +195,6 @@ def line_search(F: Array, Fd: Array, Y: Array, u_d: Array, d_d: Array) -> Float[
 
     one = jnp.ones((), F.dtype)
     return jax.lax.fori_loop(0, _LINE_STEPS, improve, (0 * one, jnp.inf * one, one))[2]
-
-
-def objective(
-    space: AbstractSpace, u: Float[Array, "p k"], F: Float[Array, "n k"], Y: Float[Array, "n k"]
-) -> Float[Array, ""]:
-    """`|f|^2 / 2 - log likelihood`, what `find_mode` minimises."""
-    return space.inner(u, u, F) / 2 - log_likelihood(F, Y)
 
 
 def temperature_of(logits: Float[Array, "n k"], Y: Float[Array, "n k"]) -> Float[Array, ""]:
