@@ -4,10 +4,11 @@
     python benchmarks/classify.py --sets digits --splits 0 1 2 --peer --out table.md
 
 Breast cancer (569 rows) and digits (1797) come with scikit-learn, four fifths of them for training;
-the third set is made: 20,000 rows for training and 5,000 for the test, 10 inputs, 3 classes, float32. Each fit
-runs in a process of its own: its seconds are those of the whole process, imports and compilation
-included. The peer is `GaussianProcessClassifier` on standardised inputs with a tuned variance and a
-single lengthscale, given at most `--peer-rows` random training rows: its time grows with their cube.
+the third set is made: 20,000 rows for training and 5,000 for the test, 10 inputs, 3 classes,
+float32. Each fit runs in a process of its own: its seconds are those of the whole process, imports
+and compilation included. The peer is `GaussianProcessClassifier` on standardised inputs with a
+tuned variance and a single lengthscale, given at most `--peer-rows` random training rows: its time
+grows with their cube.
 
 Not measured: energy, other machines, other kernels of the peer.
 """

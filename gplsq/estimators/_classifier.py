@@ -66,7 +66,7 @@ class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         For the tuner; Adam with a decaying rate by default.
     levels : sequence of (rows, steps), default=None
         The tuner's schedule; by default 60 steps on all rows up to 600, and beyond 50 steps on 500
-        fresh rows each and 8 on up to 1200.
+        fresh rows each and 5 on up to 1000.
     num_restarts : int, default=0
         Further random starts of the tuner's first level.
     bounds, fixed, priors : dict, list and dict, default=None

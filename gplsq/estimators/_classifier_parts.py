@@ -125,7 +125,7 @@ def class_levels(n: int) -> list[tuple[int, int]]:
     """
     if n <= _SMALL:
         return [(n, 60)]
-    return [(500, 50), (min(n, 1200), 8)]
+    return [(500, 50), (min(n, 1000), 5)]
 
 
 def start_kernel(X: np.ndarray, num_classes: int, rng: np.random.Generator) -> AbstractKernel:

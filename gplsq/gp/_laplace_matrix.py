@@ -1,6 +1,7 @@
 """The Laplace approximation as a differentiable function of the kernel matrix."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,7 @@ def laplace_leave_one_out(
     -----
     Cost: the mode, and about 3 n^3 flops.
     """
-    F = laplace_mode(K, Y, tolerance)
+    F: Any = laplace_mode(K, Y, tolerance)
     weights = row_weights(F)
     S = weighted_matrix(K, weights)
     # 1 / diag(S^-1) = 1 + w v.
@@ -141,7 +142,7 @@ def laplace_predict(
     -----
     Rasmussen & Williams (2006), algorithm 3.2. Cost: the mode, n^3 / 3 and n^2 s flops.
     """
-    F = laplace_mode(K, Y, tolerance)
+    F: Any = laplace_mode(K, Y, tolerance)
     weights = row_weights(F)
     lower = jnp.linalg.cholesky(weighted_matrix(K, weights))
     rhs = jnp.sqrt(weights)[:, None] * cross

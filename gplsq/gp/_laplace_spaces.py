@@ -118,7 +118,8 @@ class BasisSpace(AbstractSpace):
 
     def __init__(self, operator: Inducing, keep: bool):
         self.operator = operator
-        self.kept = _features(operator.basis, operator.X) if keep else None
+        points: Any = operator.X
+        self.kept = _features(operator.basis, points) if keep else None
 
     @property
     def size(self):

@@ -12,7 +12,7 @@ from gplsq._core import STATUS
 from gplsq.gp._class_likelihood import curvature, residual, row_weights
 
 # The factorisation is made anew when weights have changed by this share since the last one.
-_CHANGE = 0.1
+_CHANGE = 0.2
 # Steps without progress of the decrement after which rounding errors are taken to dominate.
 _PATIENCE = 10
 _LINE_STEPS = 20
@@ -110,7 +110,7 @@ def find_mode(
     conjugate directions (Polak & Ribiere 1969), of which the weighted problem is the
     preconditioner. All steps end at the minimum along their line, which costs no product: the
     objective, convex, falls at every step. Cost of a step: three products with the kernel, one
-    solve, and a factorisation where weights have changed by over a tenth.
+    solve, and a factorisation where weights have changed by over a fifth.
     """
     eps = float(jnp.finfo(Y.dtype).eps)
     if tolerance is None:
