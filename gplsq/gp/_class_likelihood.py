@@ -4,12 +4,14 @@ Latent values have the shape (n, k): k = 1 for two classes (the logit of the sec
 column a class. Targets Y have the same shape: the indicator of the class that was observed.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def indicators(codes: Int[Array, " n"], num_classes: int, dtype: object) -> Float[Array, "n k"]:
+def indicators(codes: Int[Array, " n"], num_classes: int, dtype: Any) -> Float[Array, "n k"]:
     """Targets from numbers of classes, 0 to `num_classes` - 1."""
     if num_classes == 2:
         return codes[:, None].astype(dtype)

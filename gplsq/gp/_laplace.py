@@ -114,7 +114,7 @@ class LaplacePosterior(eqx.Module):
             Logits are divided by the one, variances multiplied by the other; see
             `calibrate_classes`.
         """
-        logits = averaged_logits(self.mean(Z), latent_scale * self.variance(Z))
+        logits = averaged_logits(self.mean(Z), jnp.asarray(latent_scale * self.variance(Z)))
         return class_probabilities(logits / temperature)
 
     def leave_one_out(self, rows: ArrayLike) -> tuple[Float[Array, "s k"], Float[Array, " s"]]:
