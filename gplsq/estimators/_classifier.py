@@ -322,7 +322,7 @@ class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "posterior_")
         return Summary(list(summary_rows(self)))
 
-    def _calibrated(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    def _calibrated(self, mean: Any, variance: Any) -> np.ndarray:
         temperature, latent_scale = self.calibration_
         logits = averaged_logits(mean, latent_scale * variance) / temperature
         return np.asarray(class_probabilities(logits))

@@ -21,6 +21,7 @@ from gplsq.tuning import (
     AbstractClassObjective,
     ClassLeaveOneOut,
     History,
+    Level,
     as_class_loss,
     check_levels,
     check_optimizer,
@@ -117,15 +118,15 @@ def tune_classes(
     return result.kernel, result.history
 
 
-def class_levels(n: int) -> list[tuple[int, int]]:
+def class_levels(n: int) -> list[Level]:
     """The tuner's default schedule for n rows.
 
     A step makes some ten factorisations. Small tables are used whole; of larger ones fresh subsets
     are drawn at every step, and a few larger ones at last.
     """
     if n <= _SMALL:
-        return [(n, 60)]
-    return [(500, 50), (min(n, 1000), 5)]
+        return [Level(n, 60)]
+    return [Level(500, 50), Level(min(n, 1000), 5)]
 
 
 def start_kernel(X: np.ndarray, num_classes: int, rng: np.random.Generator) -> AbstractKernel:
