@@ -12,6 +12,7 @@ from gplsq import solvers as solvers
 from gplsq import tuning as tuning
 from gplsq._core import VERSION as _VERSION
 from gplsq._core import savable as savable
+from gplsq.estimators import GPClassifier as GPClassifier
 from gplsq.estimators import GPRegressor as GPRegressor
 from gplsq.estimators import LoadError as LoadError
 from gplsq.estimators import load as load

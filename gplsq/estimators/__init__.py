@@ -1,6 +1,7 @@
 """Floor 6: scikit-learn's face of the library; NumPy in and out."""
 
 from gplsq.estimators._archive import LoadError as LoadError
+from gplsq.estimators._classifier import GPClassifier as GPClassifier
 from gplsq.estimators._regressor import GPRegressor as GPRegressor
 from gplsq.estimators._saving import load as load
 from gplsq.estimators._weights import fitted_rows as fitted_rows

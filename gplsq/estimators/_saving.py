@@ -27,7 +27,9 @@ from gplsq.kernels import AbstractKernel, Weighted
 _FORMAT, _FORMAT_VERSION = "gplsq model", 1
 # scikit-learn's own notes on an estimator, which hold no numbers.
 _NOT_SAVED = {"_metadata_request", "_sklearn_output_config"}
-_NAMES = "feature_names_in_"
+_NAMES, _CLASSES = "feature_names_in_", "classes_"
+# Labels may be numbers, text, or Python objects that are one of these.
+_LABELS = "biufUO"
 
 savable(
     name="numpy.RandomState",
@@ -80,6 +82,10 @@ class SavingMixin:
         }
         write_archive(path, manifest, encoder.arrays)
 
+    def _check_loaded(self) -> None:
+        """Refuse, with a `LoadError`, what `load` made of a file and cannot predict."""
+        _check_model(self)
+
     def __getstate__(self) -> dict[str, Any]:
         return to_numpy(dict(super().__getstate__()))  # type: ignore[call-overload]
 
@@ -98,7 +104,7 @@ def check_storable_mean(model: Any) -> None:
 
 
 def load(path: Any) -> Any:
-    """Load a model that `GPRegressor.save` wrote.
+    """Load a model that `GPRegressor.save` or `GPClassifier.save` wrote.
 
     Parameters
     ----------
@@ -106,7 +112,7 @@ def load(path: Any) -> Any:
 
     Returns
     -------
-    GPRegressor
+    GPRegressor or GPClassifier
         Fitted. It works in the dtype of its fit whatever JAX's x64 flag is, as it did before.
 
     Raises
@@ -135,7 +141,7 @@ def load(path: Any) -> Any:
             if not isinstance(model, SavingMixin):
                 msg = f"it holds {describe(model)}, and no estimator"
                 raise LoadError(msg)
-            _check_model(model)
+            model._check_loaded()
         except LoadError as error:
             msg = f"{path} cannot be loaded: {error}"
             raise LoadError(msg) from None
@@ -162,6 +168,9 @@ def pack_estimator(model: Any) -> dict[str, Any]:
     }
     if _NAMES in fitted:
         fitted[_NAMES] = fitted[_NAMES].tolist()
+    if _CLASSES in fitted:
+        labels = fitted[_CLASSES]
+        fitted[_CLASSES] = {"dtype": labels.dtype.str, "labels": labels.tolist()}
     return {"parameters": parameters, "fitted": fitted}
 
 
@@ -171,6 +180,12 @@ def unpack_estimator(cls: Any, values: dict[str, Any]) -> Any:
     fitted = dict(values["fitted"])
     if _NAMES in fitted:
         fitted[_NAMES] = np.array(fitted[_NAMES], object)
+    if _CLASSES in fitted:
+        dtype = np.dtype(fitted[_CLASSES]["dtype"])
+        if dtype.kind not in _LABELS:
+            msg = f"labels of dtype {dtype}"
+            raise ValueError(msg)
+        fitted[_CLASSES] = np.array(fitted[_CLASSES]["labels"], dtype)
     vars(model).update(fitted)
     return model
 

@@ -2,7 +2,18 @@
 
 from gplsq.gp._calibration import Calibration as Calibration
 from gplsq.gp._calibration import calibrate as calibrate
+from gplsq.gp._class_calibration import ClassCalibration as ClassCalibration
+from gplsq.gp._class_calibration import calibrate_classes as calibrate_classes
+from gplsq.gp._class_likelihood import averaged_logits as averaged_logits
+from gplsq.gp._class_likelihood import class_probabilities as class_probabilities
+from gplsq.gp._class_likelihood import indicators as indicators
 from gplsq.gp._condition import condition as condition
+from gplsq.gp._laplace import CLASS_SOLVERS as CLASS_SOLVERS
+from gplsq.gp._laplace import LaplacePosterior as LaplacePosterior
+from gplsq.gp._laplace import classify as classify
+from gplsq.gp._laplace_matrix import laplace_leave_one_out as laplace_leave_one_out
+from gplsq.gp._laplace_matrix import laplace_mode as laplace_mode
+from gplsq.gp._laplace_matrix import laplace_predict as laplace_predict
 from gplsq.gp._low_rank import LowRankPosterior as LowRankPosterior
 from gplsq.gp._machine import Rates as Rates
 from gplsq.gp._machine import machine_rates as machine_rates
@@ -13,6 +24,7 @@ from gplsq.gp._mean import condition_around_mean as condition_around_mean
 from gplsq.gp._missing import OutputGroup as OutputGroup
 from gplsq.gp._missing import check_observed as check_observed
 from gplsq.gp._missing import group_outputs as group_outputs
+from gplsq.gp._newton import temperature_of as temperature_of
 from gplsq.gp._outputs import CorrelatedOutputs as CorrelatedOutputs
 from gplsq.gp._outputs import SeparateOutputs as SeparateOutputs
 from gplsq.gp._outputs import as_pairs as as_pairs

@@ -2,6 +2,13 @@
 
 from gplsq._core import parameters_of as parameters_of
 from gplsq.tuning._choose import choose_objective as choose_objective
+from gplsq.tuning._class_losses import CLASS_LOSSES as CLASS_LOSSES
+from gplsq.tuning._class_losses import as_class_loss as as_class_loss
+from gplsq.tuning._class_losses import brier as brier
+from gplsq.tuning._class_losses import log_loss as log_loss
+from gplsq.tuning._class_objectives import AbstractClassObjective as AbstractClassObjective
+from gplsq.tuning._class_objectives import ClassHoldout as ClassHoldout
+from gplsq.tuning._class_objectives import ClassLeaveOneOut as ClassLeaveOneOut
 from gplsq.tuning._group_holdout import GroupHoldout as GroupHoldout
 from gplsq.tuning._history import History as History
 from gplsq.tuning._holdout import Holdout as Holdout
