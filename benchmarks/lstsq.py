@@ -29,7 +29,7 @@ from _harness import environment, print_table
 
 from gplsq import LSMR, lstsq
 from gplsq.operators import Function
-from gplsq.solvers import Sketch
+from gplsq.solvers import CholeskyQR, Sketch
 
 HAS = {name: importlib.util.find_spec(name) is not None for name in ("matfree", "lineax", "jaxopt")}
 MAX_STEPS = 20_000
@@ -209,6 +209,7 @@ def dense(options, dtype):
             rtol = loosest(A, b, g, truth, goal, options.rtol)
             own[f"{equal} (rtol {rtol:.0e})"] = ours(rtol)
         own["gplsq LSMR with Sketch()"] = ours(options.rtol, Sketch())
+        own["gplsq LSMR with CholeskyQR()"] = ours(options.rtol, CholeskyQR())
         for name, solve in own.items():
             if not wanted(name, options):
                 continue
@@ -269,6 +270,7 @@ def block(options, dtype):
         vmapped = {n: jax.vmap(s, in_axes=(None, 1), out_axes=1) for n, s in rivals.items()}
         own = {"gplsq LSMR": ours(options.rtol)}
         own["gplsq LSMR with Sketch()"] = ours(options.rtol, Sketch())
+        own["gplsq LSMR with CholeskyQR()"] = ours(options.rtol, CholeskyQR())
         for name, solve in {**vmapped, **own}.items():
             if not wanted(name, options):
                 continue

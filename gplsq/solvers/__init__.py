@@ -3,6 +3,7 @@
 from gplsq._core import STATUS as STATUS
 from gplsq.solvers._adjoint import DerivativeWarning as DerivativeWarning
 from gplsq.solvers._base import AbstractLeastSquares as AbstractLeastSquares
+from gplsq.solvers._cholesky_qr import CholeskyQR as CholeskyQR
 from gplsq.solvers._column_scaling import ColumnScaling as ColumnScaling
 from gplsq.solvers._compare import GradientComparison as GradientComparison
 from gplsq.solvers._compare import GradientRow as GradientRow

@@ -1,4 +1,4 @@
-"""Sketch-and-precondition: few steps at any condition number, the same answers."""
+"""R of a sketch, or of the matrix: few steps at any condition number, the same answers."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from gplsq import LSMR, lstsq
 from gplsq.operators import Dense, Function
-from gplsq.solvers import Sketch
+from gplsq.solvers import CholeskyQR, Sketch
 from gplsq.testing import matrix_with_spectrum
 
 ROWS, COLUMNS = 400, 30
@@ -45,13 +45,28 @@ def test_rows_of_high_leverage_and_rows_that_repeat_do_not_break_it(rng, dtype):
         assert left < 12
 
 
+@pytest.mark.parametrize("condition", [1e1, 1e3, 1e6])
+def test_of_all_rows_nothing_is_left_to_condition(rng, dtype, condition):
+    A, b = system(rng, condition, dtype)
+    left, rank = left_condition(A, CholeskyQR().build(Dense(A), None))
+    assert rank == COLUMNS
+    assert left < 1.1
+    # At a condition number of 1e6 the default tolerance is below what rounding allows.
+    solution = lstsq(A, b, preconditioner=CholeskyQR(), throw=condition < 1e6)
+    assert int(solution.stats.num_steps) <= 6
+
+
+RECIPES = {"sketch": (Sketch(), 70), "all rows": (CholeskyQR(), 5)}
+
+
+@pytest.mark.parametrize(("recipe", "most"), RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("damp", [0.0, 1e-3])
-def test_it_saves_steps_and_keeps_the_answer(rng, x64, damp):
+def test_it_saves_steps_and_keeps_the_answer(rng, x64, damp, recipe, most):
     A, b = system(rng, 1e4, np.float64)
     solver = LSMR(rtol=1e-11)
     plain = lstsq(A, b, damp=damp, solver=solver)
-    fast = lstsq(A, b, damp=damp, solver=solver, preconditioner=Sketch())
-    assert int(fast.stats.num_steps) <= 70
+    fast = lstsq(A, b, damp=damp, solver=solver, preconditioner=recipe)
+    assert int(fast.stats.num_steps) <= most
     assert int(plain.stats.num_steps) >= 2 * int(fast.stats.num_steps)
     square = A.T @ A + damp**2 * np.eye(COLUMNS)
     expected = (
@@ -70,13 +85,17 @@ def test_in_float32_it_reaches_what_the_plain_solver_cannot(rng):
         return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
     assert error(Sketch()) < 0.2 * error(None)
+    assert error(CholeskyQR()) < 0.2 * error(None)
 
 
+@pytest.mark.parametrize("recipe", [Sketch(), CholeskyQR()], ids=RECIPES)
 @pytest.mark.parametrize("rank", [COLUMNS, 12])
-def test_at_lower_rank_it_finds_the_solution_of_minimum_norm_and_its_gradient(rng, x64, rank):
+def test_at_lower_rank_it_finds_the_solution_of_minimum_norm_and_its_gradient(
+    rng, x64, rank, recipe
+):
     A, b = system(rng, 10, np.float64, rank)
     expected = np.linalg.pinv(A, rcond=1e-9) @ b
-    solution = lstsq(A, b, preconditioner=Sketch())
+    solution = lstsq(A, b, preconditioner=recipe)
     np.testing.assert_allclose(
         solution.value, expected, rtol=0, atol=1e-8 * np.linalg.norm(expected)
     )
@@ -86,12 +105,13 @@ def test_at_lower_rank_it_finds_the_solution_of_minimum_norm_and_its_gradient(rn
         return jnp.sum(jnp.sin(value))
 
     plain = jax.grad(loss)(jnp.asarray(A), None)
-    fast = jax.grad(loss)(jnp.asarray(A), Sketch())
+    fast = jax.grad(loss)(jnp.asarray(A), recipe)
     np.testing.assert_allclose(fast, plain, rtol=0, atol=1e-7 * np.abs(plain).max())
 
 
-def test_a_matrix_of_zeros_has_the_solution_zero(dtype):
-    solution = lstsq(np.zeros((50, 3), dtype), np.ones(50, dtype), preconditioner=Sketch())
+@pytest.mark.parametrize("recipe", [Sketch(), CholeskyQR()], ids=RECIPES)
+def test_a_matrix_of_zeros_has_the_solution_zero(dtype, recipe):
+    solution = lstsq(np.zeros((50, 3), dtype), np.ones(50, dtype), preconditioner=recipe)
     np.testing.assert_array_equal(np.asarray(solution.value), 0)
     assert bool(solution.ok)
 
@@ -103,6 +123,10 @@ def test_what_is_not_a_tall_matrix_is_refused(rng, dtype):
     operator = Function(lambda v: A @ v, np.zeros(30, dtype))
     with pytest.raises(TypeError, match="Sketch reads the rows of a matrix"):
         lstsq(operator, A[:, 0], preconditioner=Sketch())
+    with pytest.raises(TypeError, match="CholeskyQR reads a matrix"):
+        lstsq(operator, A[:, 0], preconditioner=CholeskyQR())
+    with pytest.raises(ValueError, match="at least as many rows as columns"):
+        lstsq(A.T, A.T[:, 0], preconditioner=CholeskyQR())
     with pytest.raises(ValueError, match="kind must be one of"):
         Sketch(kind="fast")
     with pytest.raises(ValueError, match="oversampling must be at least"):
