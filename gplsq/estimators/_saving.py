@@ -95,9 +95,10 @@ class SavingMixin:
 
 def check_storable_mean(model: Any) -> None:
     """Refuse a mean that is code: without it the loaded model could not predict."""
-    if callable(model.mean) and isinstance(_storable("mean", model.mean), str):
+    mean = getattr(model, "mean", None)  # a classifier has none
+    if callable(mean) and isinstance(_storable("mean", mean), str):
         msg = (
-            f"mean cannot be saved: got {describe(model.mean)}. Make it a callable object of a "
+            f"mean cannot be saved: got {describe(mean)}. Make it a callable object of a "
             "class that is registered with @gplsq.savable."
         )
         raise TypeError(msg)
