@@ -38,7 +38,7 @@ test: $(STAMP) lint types site
 	@GPLSQ_X64=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/docs \
 		--ignore tests/estimators/test_sklearn_contract.py
 	@echo "== Tests, x64 off, with scikit-learn's checks and what documents show"
-	@GPLSQ_X64=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@GPLSQ_X64=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/distributed
 
 site: $(DOCS_STAMP)
 	@echo "== Documentation site (warnings are errors): build/site/index.html"

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 MODELS = ("gplsq", "warm", "scikit-learn", "gpytorch")
-LARGEST = {"gplsq": 1_000_000, "warm": 1_000_000, "scikit-learn": 3000, "gpytorch": 30_000}
+LARGEST = {"gplsq": 1_000_000, "warm": 10_000, "scikit-learn": 3000, "gpytorch": 30_000}
 ADAM_STEPS, TIMED_STEPS, TEST_ROWS, NOISE = 50, 3, 1000, 0.1
 
 
