@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import gplsq.constraints._projection as projection_module
 from gplsq import LSMR
 from gplsq.constraints import Constraint, constrained, null_space
 
@@ -127,3 +128,17 @@ def test_the_metric_projection_is_that_of_the_weighted_pseudo_inverse(solver, rn
     D = np.diag(1 / np.abs(np.asarray(gradient)))
     expected = u - D @ J.T @ np.linalg.solve(J @ D @ J.T, J @ u + c)
     np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wide", "tall", "repeated-rows"])
+def test_the_rank_of_a_large_constraint_is_estimated_one_sign_vector_at_a_time(
+    name, rng, monkeypatch
+) -> None:
+    """The same four vectors, without four copies of the parameters at once."""
+    J, u = matrices(rng)[name], np.ones(matrices(rng)[name].shape[1])
+    c = np.zeros(J.shape[0])
+    found = []
+    for most in (2**20, 1):
+        monkeypatch.setattr(projection_module, "_BLOCK_COLUMNS", most)
+        found.append(float(steps(J, c, u, LSMR(), np.float32)[1].rank))
+    assert found[1] == pytest.approx(found[0], abs=1e-3)
