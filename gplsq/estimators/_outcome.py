@@ -148,4 +148,6 @@ def solver_report(posterior: Any) -> str:
 def with_clipped(report: str, clipped: int, total: int) -> str:
     """The report with how many of the last predicted variances were set to 0."""
     report = report.split(_CLIPPED)[0]
+    if not clipped:
+        return report
     return f"{report}{_CLIPPED}{clipped} of {total} were negative by rounding, and set to 0"

@@ -32,6 +32,19 @@ def test_the_code_of_a_page_runs(page: pathlib.Path, tmp_path: pathlib.Path, mon
         exec(compile(block, str(page), "exec"), namespace)
 
 
+def test_the_readme_prints_what_it_says(capsys) -> None:
+    """Words exactly, numbers to a hundredth; those below 1e-6 are rounding errors."""
+    text = (ROOT / "README.md").read_text()
+    block, said = re.search(
+        r"```python\n(.*?)```\n\nprints\n\n```\n(.*?)```", text, re.DOTALL
+    ).groups()
+    exec(compile(block, "README.md", "exec"), {})
+    printed, number = capsys.readouterr().out, r"\d+(?:\.\d+)?(?:e-\d+)?"
+    assert re.sub(number, "#", printed) == re.sub(number, "#", said)
+    values = [[float(found) for found in re.findall(number, part)] for part in (printed, said)]
+    assert values[0] == pytest.approx(values[1], rel=1e-2, abs=1e-6)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_of_a_page_lead_somewhere(page: pathlib.Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
