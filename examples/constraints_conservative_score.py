@@ -1,10 +1,11 @@
 """A score model in two dimensions that is the gradient of a density, by a hard constraint.
 
     python examples/constraints_conservative_score.py
+    python examples/constraints_conservative_score.py --quick
 
 A network that maps points to vectors learns the score of a ring by denoising; nothing makes it a
-gradient. `Conservative` holds its Jacobian symmetric at a fresh batch of points in every step. The
-last lines check the result.
+gradient. `Conservative` holds its Jacobian symmetric at a fresh batch of points in every step.
+Saves conservative_score.png; the last lines check the result.
 """
 
 import argparse
@@ -71,10 +72,31 @@ def train(optimizer, steps, with_constraint):
     return eqx.combine(params, static)
 
 
+def draw(fields: dict, path: str) -> None:
+    """Both fields as arrows over their curl."""
+    import matplotlib.pyplot as plt
+
+    grid = jnp.linspace(-3.2, 3.2, 60)
+    points = jnp.stack(jnp.meshgrid(grid, grid), axis=-1)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    for axis, (name, field) in zip(axes, fields.items(), strict=True):
+        J = jax.vmap(jax.vmap(jax.jacfwd(field)))(points)
+        curl = jnp.log10(jnp.abs(J[..., 1, 0] - J[..., 0, 1]) + 1e-6)
+        image = axis.pcolormesh(grid, grid, curl, cmap="magma", vmin=-4, vmax=0.5)
+        few = points[2::5, 2::5]
+        arrows = jax.vmap(jax.vmap(field))(few)
+        axis.quiver(*(few[..., i] for i in (0, 1)), *(arrows[..., i] for i in (0, 1)), color="w")
+        axis.set(title=name, aspect="equal", xticks=[], yticks=[])
+    figure.colorbar(image, ax=axes, label="log10 |curl|")
+    figure.savefig(path, dpi=120)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=800)
-    steps = parser.parse_args().steps
+    parser.add_argument("--quick", action="store_true", help="200 steps")
+    options = parser.parse_args()
+    steps = 200 if options.quick else options.steps
     template = eqx.nn.MLP(2, 2, 48, 2, jax.nn.softplus, key=jax.random.key(0))
     static = eqx.partition(template, eqx.is_inexact_array)[1]
     adam = optax.adam(optax.cosine_decay_schedule(5e-3, steps))
@@ -95,6 +117,8 @@ if __name__ == "__main__":
         print(f"{name:>14s}  {found[name][0]:25.1e}  {found[name][1]:13.4f}")
     ratio = found["unconstrained"][0] / found["conservative"][0]
     print(f"\n{ratio:.0f} times more symmetric at points that were not seen in training")
+    draw(fields, "conservative_score.png")
+    print("Picture: conservative_score.png")
     assert np.isfinite(ratio)
     assert ratio > 5
     assert found["conservative"][1] < 1.05 * found["unconstrained"][1]
