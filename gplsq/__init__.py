@@ -11,7 +11,9 @@ from gplsq import operators as operators
 from gplsq import solvers as solvers
 from gplsq import tuning as tuning
 from gplsq._core import VERSION as _VERSION
+from gplsq._core import load_state as load_state
 from gplsq._core import savable as savable
+from gplsq._core import save_state as save_state
 from gplsq.estimators import GPClassifier as GPClassifier
 from gplsq.estimators import GPRegressor as GPRegressor
 from gplsq.estimators import LoadError as LoadError

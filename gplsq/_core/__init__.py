@@ -1,11 +1,14 @@
 """Floor 0: types, statuses, checks, numerics and parameters. Knows nothing about kernels or GPs."""
 
+from gplsq._core._archive import LoadError as LoadError
+from gplsq._core._archive import unfinished as unfinished
 from gplsq._core._checks import check_choice as check_choice
 from gplsq._core._checks import check_count as check_count
 from gplsq._core._checks import check_finite_scalar as check_finite_scalar
 from gplsq._core._checks import check_real_array as check_real_array
 from gplsq._core._checks import describe as describe
 from gplsq._core._compile import jit_quickly as jit_quickly
+from gplsq._core._encoding import Encoder as Encoder
 from gplsq._core._memory import free_memory as free_memory
 from gplsq._core._mesh import add_parts as add_parts
 from gplsq._core._mesh import check_mesh as check_mesh
@@ -16,6 +19,7 @@ from gplsq._core._mesh import map_rows as map_rows
 from gplsq._core._mesh import on_parts as on_parts
 from gplsq._core._mesh import place as place
 from gplsq._core._mesh import spread_and_total as spread_and_total
+from gplsq._core._numerics import NINETY_FIVE as NINETY_FIVE
 from gplsq._core._numerics import column_dot as column_dot
 from gplsq._core._numerics import column_norm as column_norm
 from gplsq._core._numerics import default_rtol as default_rtol
@@ -28,17 +32,25 @@ from gplsq._core._numerics import safe_divide as safe_divide
 from gplsq._core._numerics import safe_sqrt as safe_sqrt
 from gplsq._core._numerics import stop_gradient as stop_gradient
 from gplsq._core._numerics import symmetric_givens as symmetric_givens
+from gplsq._core._numerics import with_diagonal as with_diagonal
 from gplsq._core._parameters import Parameter as Parameter
 from gplsq._core._parameters import cast as cast
 from gplsq._core._parameters import constrain as constrain
 from gplsq._core._parameters import map_parameters as map_parameters
 from gplsq._core._parameters import parameters_of as parameters_of
+from gplsq._core._parameters import parts_of_type as parts_of_type
 from gplsq._core._parameters import positive as positive
 from gplsq._core._parameters import unconstrain as unconstrain
 from gplsq._core._points import as_points as as_points
 from gplsq._core._registry import savable as savable
 from gplsq._core._registry import savable_by_name as savable_by_name
 from gplsq._core._registry import savable_class as savable_class
+from gplsq._core._saved_file import read_saved as read_saved
+from gplsq._core._saved_file import write_saved as write_saved
+from gplsq._core._state_file import load_state as load_state
+from gplsq._core._state_file import pack_tree as pack_tree
+from gplsq._core._state_file import save_state as save_state
+from gplsq._core._state_file import unpack_tree as unpack_tree
 from gplsq._core._status import STATUS as STATUS
 from gplsq._core._status import status_message as status_message
 from gplsq._core._status import status_ok as status_ok

@@ -8,6 +8,9 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+# Half the width of a 95 % interval of a normal distribution, in standard deviations.
+NINETY_FIVE = 1.959964
+
 
 def is_traced(value: Any) -> bool:
     """Whether a value is being traced, so that its numbers are not there to look at."""
@@ -82,6 +85,12 @@ def symmetric_givens(a: Array, b: Array) -> tuple[Array, Array, Array]:
     c = jnp.where(degenerate, 1, x / divisor_length)
     s = jnp.where(degenerate, 0, y / divisor_length)
     return c, s, length * divisor
+
+
+def with_diagonal(matrix: Float[Array, "n n"], diagonal: Array | float) -> Float[Array, "n n"]:
+    """A square matrix with another diagonal, shape (n,) or one number."""
+    index = jnp.arange(matrix.shape[0])
+    return matrix.at[index, index].set(diagonal)
 
 
 def like_columns(values: Any, table: Any) -> Any:

@@ -91,6 +91,12 @@ def parameters_of(model: Any) -> list[Parameter]:
     return found
 
 
+def parts_of_type(model: Any, kind: type) -> list[Any]:
+    """The model itself and the parts it is made of that are of a class, outermost only."""
+    leaves = jax.tree.leaves(model, is_leaf=lambda part: isinstance(part, kind))
+    return [part for part in leaves if isinstance(part, kind)]
+
+
 def map_parameters(model: Any, fn: Callable[[Parameter], Any]) -> Any:
     """The same model with every hyperparameter replaced by what `fn` makes of it."""
     return _map(model, "", False, fn)

@@ -42,8 +42,6 @@ _REMEDIES = {
     STATUS.BREAKDOWN: "use the LSMR solver, which needs no factorisation, or add damping",
 }
 
-_OK = (STATUS.CONVERGED_RESIDUAL, STATUS.CONVERGED_NORMAL, STATUS.EXACT)
-
 
 def status_ok(status: Any) -> Any:
     """True where a column met its tolerance; an array like `status`, of JAX or NumPy."""

@@ -3,6 +3,7 @@
 from gplsq.constraints._base import AbstractConstraint as AbstractConstraint
 from gplsq.constraints._base import Constraint as Constraint
 from gplsq.constraints._base import Inequality as Inequality
+from gplsq.constraints._box import Box as Box
 from gplsq.constraints._check import ConstraintCheck as ConstraintCheck
 from gplsq.constraints._check import check_constraint as check_constraint
 from gplsq.constraints._conservative import Conservative as Conservative

@@ -16,19 +16,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from gplsq._core import STATUS, status_ok
+from gplsq.constraints._bounded import Held, Room, hold_in_box
 from gplsq.constraints._projection import Projection, Step
+from gplsq.constraints._slack import hold_with_slack
 
 # Rounds at most; two or three are usual.
 ROUNDS = 40
 # Rounds that may pass without fewer wrong rows before rows change one at a time.
 _PATIENCE = 3
-
-
-class Held(NamedTuple):
-    """A step, and the rows that it was held by."""
-
-    step: Step
-    active: Bool[Array, " p"]
 
 
 class _Search(NamedTuple):
@@ -49,8 +44,10 @@ def hold(
     target: Float[Array, " p"],
     inequality: np.ndarray,
     start: Float[Array, " p"] | None = None,
+    room: Room | None = None,
+    slack: bool = False,
 ) -> Held:
-    """x such that `d = u - x` keeps the linearised constraint.
+    """x such that `d = u - x` keeps the linearised constraint, and its bounds.
 
     Parameters
     ----------
@@ -64,12 +61,20 @@ def hold(
         Which rows are inequalities.
     start
         A guess of the multipliers.
+    room
+        Bounds of d.
+    slack
+        Whether inequalities have slack variables instead.
 
     Returns
     -------
     Held
         Its status is `MAX_STEPS` if the active set did not settle.
     """
+    if slack and inequality.any():
+        return hold_with_slack(projection, u, target, inequality, start, room)
+    if room is not None:
+        return hold_in_box(projection, u, target, inequality, start, room)
     moved = projection.jacobian.mv(u)
     wanted = moved + target
     if not inequality.any():
@@ -78,14 +83,14 @@ def hold(
     # What rounding and a loose solve leave of a row that is held is no violation.
     asked = jnp.where(unequal, jnp.maximum(target, 0), jnp.abs(target))
     size = jnp.max(jnp.abs(moved)) + jnp.max(asked)
-    slack = 1e-3 * jnp.where(jnp.isfinite(size), size, 0)
+    margin = 1e-3 * jnp.where(jnp.isfinite(size), size, 0)
     if projection.factors is not None:
-        slack = slack * 1e-2
+        margin = margin * 1e-2
 
     def solve(active: Array) -> Step:
         mask = active.astype(wanted.dtype)
         guess = None if start is None else start * mask
-        return projection.with_rows(mask).solve(wanted * mask, guess)
+        return projection.restricted(mask).solve(wanted * mask, guess)
 
     index = jnp.arange(wanted.shape[0])
 
@@ -97,7 +102,7 @@ def hold(
         step = solve(active)
         ahead = wanted - projection.jacobian.mv(step.value)
         m = step.multipliers
-        pushes, crosses = m >= -1e-5 * jnp.max(jnp.abs(m)), ahead > slack
+        pushes, crosses = m >= -1e-5 * jnp.max(jnp.abs(m)), ahead > margin
         wrong = unequal & jnp.where(active, ~pushes, crosses)
         count = jnp.sum(wrong)
         patience = jnp.where(count < old.fewest, _PATIENCE, old.patience - 1)

@@ -58,6 +58,14 @@ class AbstractConstraint(eqx.Module):
         del step
         return 1.0
 
+    def box(self, params: PyTree, step: Any = None) -> tuple[PyTree, PyTree] | None:
+        """Lower and upper bounds of entries of parameters, two trees shaped like `params`.
+
+        None, the default, for no bounds, and None for a leaf without. They are kept by projection,
+        at no cost of a solve where there are no residuals, and must not be among these.
+        """
+        del params, step
+
     def parts(self) -> tuple["AbstractConstraint", ...]:
         """The constraints that this one is the sum of."""
         return (self,)

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from gplsq._core import STATUS, is_traced
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import movable
+from gplsq.constraints._residuals import check_boxes
 from gplsq.constraints._settings import checked_settings
 from gplsq.constraints._step import linearise
 from gplsq.operators import Transposed
@@ -110,6 +111,7 @@ def check_constraint(
     settings = checked_settings(constraint, 1.0, 0.0, 0, None, 0, solver, False, 0, False)
     layout = movable(params)
     step = jnp.zeros((), jnp.int32)
+    check_boxes(constraint, params, step, layout)
     point = linearise(layout, params, batch, step, settings, jnp.zeros(()), None)
     violation = float(point.violation(point.theta, point.residuals))
     pinned = 0 if point.pinned is None else int(jnp.sum(point.pinned))

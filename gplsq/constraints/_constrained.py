@@ -13,7 +13,15 @@ from jaxtyping import PyTree
 from gplsq._core import check_choice, describe
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._lagrangian import lagrangian_optimizer
-from gplsq.constraints._null_space import Outcome, expected_rows, finish, init_state, settle, unless
+from gplsq.constraints._null_space import (
+    Outcome,
+    expected_rows,
+    finish,
+    init_state,
+    settle,
+    unless,
+    when_started,
+)
 from gplsq.constraints._params import Movable, movable
 from gplsq.constraints._settings import Rate, Settings, checked_settings
 from gplsq.constraints._state import ConstrainedState, NullSpaceState
@@ -33,6 +41,7 @@ def constrained(
     restoration_steps: int = 0,
     tolerance: Rate | None = None,
     start_step: int = 0,
+    inequalities: str = "active_set",
     solver: AbstractLeastSquares | None = None,
     warm_start: bool = True,
     projection: str = "twice",
@@ -57,7 +66,8 @@ def constrained(
     method
         `"null_space"`. For comparison `"augmented_lagrangian"` and `"penalty"`, which add the
         gradient of the violation to that of the loss; see `augmented_lagrangian`.
-    correction_rate, damp, restoration_steps, tolerance, solver, warm_start, rank_every, warn
+    correction_rate, damp, restoration_steps, tolerance, inequalities, solver, warm_start,
+    rank_every, warn
         As in `null_space`.
     start_step
         Steps before it are those of the optimiser alone.
@@ -90,14 +100,14 @@ def constrained(
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         msg = f"optimizer must be an optax optimiser; got {describe(optimizer)}. Pass optax.adam()."
         raise TypeError(msg)
+    settings = checked_settings(
+        constraint, correction_rate, damp, restoration_steps, tolerance, start_step, solver,
+        warm_start, rank_every, warn, inequalities,
+    )  # fmt: skip
     if method != "null_space":
         return lagrangian_optimizer(
             optimizer, constraint, penalty, 0.0 if method == "penalty" else multiplier_rate
         )
-    settings = checked_settings(
-        constraint, correction_rate, damp, restoration_steps, tolerance, start_step, solver,
-        warm_start, rank_every, warn,
-    )  # fmt: skip
     inner = optax.with_extra_args_support(optimizer)  # pyright: ignore[reportArgumentType]
 
     def init(params: PyTree) -> ConstrainedState:
@@ -125,11 +135,7 @@ def constrained(
             moved, after = inner.update(updates, state.inner, params, **extra)
             return moved, ConstrainedState(after, state.constraint)
 
-        if settings.starts_at_once:
-            moved, state = act(state)
-        else:
-            started = state.constraint.count >= jnp.asarray(settings.start_step)
-            moved, state = jax.lax.cond(started, act, idle, state)
+        moved, state = when_started(settings, state.constraint.count, act, idle, state)
         count = state.constraint.count + 1
         return moved, ConstrainedState(state.inner, state.constraint._replace(count=count))
 

@@ -9,14 +9,17 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from gplsq._core import STATUS, plain_norm
 from gplsq.constraints._base import AbstractConstraint, check_constraint_type
+from gplsq.constraints._bounded import Room
 from gplsq.constraints._params import movable
 from gplsq.constraints._residuals import (
+    box_of,
     check_batch,
+    check_boxes,
     flat_residuals,
     pinned_entries,
-    root_mean_square,
     rows_at_init,
     rows_of,
+    size_of_violation,
     violation_of,
 )
 from gplsq.constraints._settings import Rate, as_rate, rate_at
@@ -62,15 +65,28 @@ def augmented_lagrangian(
     Raises
     ------
     TypeError, ValueError
-        As `null_space`. Also for a mini-batch constraint without `batch_like`: multipliers belong
-        to residuals, so that a batch must hold the same rows at every step; use `penalty` for fresh
-        ones.
+        As `null_space`, and for a `Box`. Also for a mini-batch constraint without `batch_like`:
+        multipliers belong to residuals, so that a batch must hold the same rows at every step; use
+        `penalty` for fresh ones.
 
     Notes
     -----
     Cost of a step: one evaluation and one backward pass of the residuals.
     """
-    check_constraint_type(constraint)
+    for part in check_constraint_type(constraint).parts():
+        if type(part).box is not AbstractConstraint.box:
+            msg = (
+                f"constraint must not be, or hold, a {type(part).__name__}: it is projected on "
+                "after the optimiser. Use constrained(optimizer, constraint, method=...)."
+            )
+            raise ValueError(msg)
+    return _dual_ascent(constraint, penalty, multiplier_rate)
+
+
+def _dual_ascent(
+    constraint: AbstractConstraint, penalty: Rate, multiplier_rate: Rate
+) -> optax.GradientTransformationExtraArgs:
+    """The same, without a look at boxes."""
     penalty, multiplier_rate = (
         as_rate("penalty", penalty),
         as_rate("multiplier_rate", multiplier_rate),
@@ -78,7 +94,8 @@ def augmented_lagrangian(
     dual = not (isinstance(multiplier_rate, float) and multiplier_rate == 0)
 
     def init(params: PyTree) -> LagrangianState:
-        layout = movable(params)
+        layout, zero = movable(params), jnp.zeros((), jnp.int32)
+        check_boxes(constraint, params, zero, layout)
         rows = rows_at_init(constraint, params, layout.dtype)
         if dual and rows is None:
             msg = (
@@ -87,7 +104,6 @@ def augmented_lagrangian(
                 "Constraint(fn, batch_like=batch), or use method='penalty'."
             )
             raise ValueError(msg)
-        zero = jnp.zeros((), jnp.int32)
         multipliers = jnp.zeros(rows.size, layout.dtype) if dual and rows is not None else None
         pinned = None
         if dual and pinned_entries(constraint, params, zero, layout)[0] is not None:
@@ -135,11 +151,11 @@ def augmented_lagrangian(
             held = jnp.where(pinned, theta, 0)
             before = jnp.zeros_like(theta) if of_pinned is None else of_pinned
             added = added + jnp.where(pinned, before, 0) + weight * held
-            violations = jnp.concatenate([violations, held])
             if of_pinned is not None:
                 of_pinned = jnp.where(pinned, of_pinned + rate * weight * held, 0)
-        violation = root_mean_square(violations)
-        finite = jnp.isfinite(violation)
+        box = box_of(constraint, params, step, layout, pinned)
+        violation = size_of_violation(violations, theta, pinned, box).astype(dtype)
+        finite = jnp.isfinite(violation) & jnp.all(jnp.isfinite(gradient + added))
         blank = state.report
         report = blank._replace(
             violation_before=violation,
@@ -183,8 +199,11 @@ def lagrangian_optimizer(
     weight: Rate,
     multiplier_rate: Rate,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimiser behind `augmented_lagrangian`, with the state of `constrained`."""
-    first = augmented_lagrangian(constraint, penalty=weight, multiplier_rate=multiplier_rate)
+    """The optimiser behind `augmented_lagrangian`, with the state of `constrained`.
+
+    Its updates are projected on boxes.
+    """
+    first = _dual_ascent(check_constraint_type(constraint), weight, multiplier_rate)
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: PyTree) -> ConstrainedState:
@@ -195,6 +214,14 @@ def lagrangian_optimizer(
             updates, state.constraint, params, constraint_batch=constraint_batch
         )
         moved, after = inner.update(updates, state.inner, params, **extra)
+        layout = movable(params, moved)
+        count = state.constraint.count
+        pinned, _ = pinned_entries(constraint, params, count, layout)
+        box = box_of(constraint, params, count, layout, pinned)
+        if box is not None:
+            theta, update = layout.ravel(params), layout.ravel(moved)
+            room = Room(box[0] - theta, box[1] - theta)
+            moved = layout.insert(moved, room.inside(update))
         return moved, ConstrainedState(after, dual)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

@@ -1,5 +1,6 @@
 """`null_space`: the last transform of a chain, which keeps its updates on the constraint."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +9,11 @@ import optax
 from jaxtyping import Array, PyTree
 
 from gplsq._core import STATUS, default_rtol, status_ok
-from gplsq.constraints._active_set import Held
 from gplsq.constraints._base import AbstractConstraint
+from gplsq.constraints._bounded import Held
 from gplsq.constraints._params import movable
 from gplsq.constraints._projection import is_dense, worse
-from gplsq.constraints._residuals import rows_at_init
+from gplsq.constraints._residuals import check_boxes, rows_at_init
 from gplsq.constraints._settings import Rate, Settings, checked_settings, rate_at
 from gplsq.constraints._state import (
     NullSpaceState,
@@ -42,6 +43,7 @@ def null_space(
     restoration_steps: int = 0,
     tolerance: Rate | None = None,
     start_step: int = 0,
+    inequalities: str = "active_set",
     solver: AbstractLeastSquares | None = None,
     warm_start: bool = True,
     rank_every: int = 100,
@@ -74,6 +76,10 @@ def null_space(
         Violation, as the root mean square of the residuals, that is small enough.
     start_step
         Steps before it pass through unchanged.
+    inequalities
+        `"active_set"`: exactly those rows hold a step that it would cross; a few solves a step.
+        `"slack"`: slack variables in an affine-scaling metric, one solve or two a step.
+        Rows are felt before they are met, and met in the limit.
     solver
         `LSMR(rtol, max_steps=...)` for products with J alone, `Direct()` to form and factorise it.
         By default factorised for at most 64 residuals, otherwise ``LSMR(rtol=1e-4,
@@ -109,7 +115,7 @@ def null_space(
     """
     settings = checked_settings(
         constraint, correction_rate, damp, restoration_steps, tolerance, start_step, solver,
-        warm_start, rank_every, warn,
+        warm_start, rank_every, warn, inequalities,
     )  # fmt: skip
 
     def init(params: PyTree) -> NullSpaceState:
@@ -141,7 +147,10 @@ def null_space(
             out = unless(outcome.skipped, point.layout.insert(updates, outcome.update), None)
             return out, settle(settings, state, report, None, held)
 
-        moved, state = _when_started(settings, state, act, updates)
+        def idle(state: NullSpaceState) -> tuple[PyTree, NullSpaceState]:
+            return updates, state
+
+        moved, state = when_started(settings, state.count, act, idle, state)
         return moved, state._replace(count=state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
@@ -150,6 +159,7 @@ def null_space(
 def init_state(settings: Settings, params: PyTree) -> NullSpaceState:
     """State before the first step; also checks constraint and parameters."""
     layout = movable(params)
+    check_boxes(settings.constraint, params, jnp.zeros((), jnp.int32), layout)
     rows = rows_at_init(settings.constraint, params, layout.dtype)
     iterates = rows is not None and not is_dense(rows.size, layout.size, settings.solver)
     keep = settings.warm_start and iterates and not settings.constraint.takes_batch
@@ -173,11 +183,13 @@ def unless(skipped: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(pick, new, old)
 
 
-def _when_started(settings: Settings, state: NullSpaceState, act, updates: PyTree):
+def when_started(
+    settings: Settings, count: Array, act: Callable, idle: Callable, state: Any
+) -> Any:
+    """`act(state)`, or `idle(state)` before the first step that the constraint acts on."""
     if settings.starts_at_once:
         return act(state)
-    started = state.count >= jnp.asarray(settings.start_step)
-    return jax.lax.cond(started, act, lambda state: (updates, state), state)
+    return jax.lax.cond(count >= jnp.asarray(settings.start_step), act, idle, state)
 
 
 class Outcome(NamedTuple):
@@ -220,7 +232,9 @@ def finish(
                 factor = 2 if settings.adaptive else 10
                 floor = jnp.maximum(floor, factor * rate_at(settings.tolerance, point.step, dtype))
             warn_of_growth(growth, begin, jnp.where(before > floor, before, 0))
-        if point.projection is not None and not (point.rows.any_inequality or settings.adaptive):
+        # With inequalities and bounds a point without freedom may be where training ends.
+        strict = not (point.rows.any_inequality or settings.adaptive) and point.box is None
+        if point.projection is not None and strict:
             seen = state.report.null_space_dimension  # NaN before the first measurement
             warn_of_vanished((left < 0.5) & ~(seen < 0.5))
     old = state.report
@@ -278,18 +292,19 @@ def settle(
 def _measured_rank(point: Point, held: Held | None, state: NullSpaceState) -> tuple[Array, Array]:
     """Rank of the rows that hold, measured now and then; and how many dimensions they leave."""
     old, every = state.report, point.settings.rank_every
-    free = point.num_free
-    dtype = free.dtype
+    free, dtype = point.num_free, point.num_free.dtype
     if point.projection is None or held is None:
         return jnp.zeros((), dtype), free
+    free = free - jnp.asarray(held.num_at_bounds, dtype)
     projection = point.projection
     if isinstance(every, int) and every == 0:
         return old.rank, free - old.rank
 
     def measure() -> Array:
         which = projection
-        if point.rows.any_inequality:
-            which = projection.with_rows(held.active.astype(dtype))
+        if point.rows.any_inequality or held.side is not None:
+            columns = None if held.side is None else (held.side == 0).astype(dtype)
+            which = projection.restricted(held.active.astype(dtype), columns)
         return which.effective_rank().astype(dtype)
 
     due = (state.count % jnp.maximum(every, 1) == 0) | ~jnp.isfinite(old.rank)

@@ -156,10 +156,10 @@ class Projection(eqx.Module):
         four sign vectors on its smaller side (exact where J has full rank). Cost: one block solve.
         """
         if self.factors is not None:
-            A = self.jacobian.rmv(jnp.eye(self.jacobian.shape[0], dtype=self.jacobian.dtype))
-            factors = _by_svd(A)
+            assert isinstance(self.jacobian, Dense)  # what was factorised
+            factors = _by_svd(self.jacobian.matrix.T)
             if self.damp is None:
-                return jnp.sum(factors.s > _cutoff(factors)).astype(A.dtype)
+                return jnp.sum(factors.s > _cutoff(factors)).astype(factors.s.dtype)
             return jnp.sum(safe_divide(factors.s**2, factors.s**2 + self.damp**2))
         p, n = self.jacobian.shape
         A, key = Transposed(self.jacobian), jax.random.key(0)
@@ -176,11 +176,15 @@ class Projection(eqx.Module):
             return jnp.mean(trace(signs))
         return jnp.mean(jax.lax.map(lambda column: trace(column[:, None])[0], signs.T))
 
-    def with_rows(self, mask: Float[Array, " p"]) -> "Projection":
-        """The same with only the rows where `mask` is 1; the others are zero."""
-        masked = Composed(Diagonal(mask), self.jacobian)
+    def restricted(
+        self, rows: Float[Array, " p"], columns: Float[Array, " n"] | None = None
+    ) -> "Projection":
+        """The same with zeros for the rows, and for the columns, where a mask is 0."""
+        masked = Composed(Diagonal(rows), self.jacobian)
+        if columns is not None:
+            masked = Composed(masked, Diagonal(columns))
         dense = self.factors is not None
-        return project_with(masked, self.solver, self.damp, dense, idle=1 - mask)
+        return project_with(masked, self.solver, self.damp, dense, idle=1 - rows)
 
 
 def _with_reference(solver: LSMR, size: Array) -> LSMR:
@@ -210,6 +214,14 @@ def project_with(
         return Projection(jacobian, method, damp, None)
     A = jacobian.rmv(jnp.eye(jacobian.shape[0], dtype=jacobian.dtype))
     return Projection(Dense(A.T), method, damp, factorise(A, idle))
+
+
+def row_length(jacobian: AbstractEuclideanOperator) -> Float[Array, ""]:
+    """Root mean square of the lengths of the rows, by one sign vector (Hutchinson 1990)."""
+    rows, dtype = jacobian.shape[0], jacobian.dtype
+    signs = jax.random.rademacher(jax.random.key(1), (rows,), dtype)
+    length = column_norm(jacobian.rmv(signs)) / rows**0.5
+    return jnp.where(length > 0, length, 1).astype(dtype)
 
 
 def default_solver() -> LSMR:

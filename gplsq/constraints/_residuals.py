@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from gplsq._core import column_norm, describe
+from gplsq._core import column_norm, describe, is_traced
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import Movable, is_floating
 
@@ -35,13 +35,13 @@ def flat_residuals(
     TypeError
         If residuals are not real floating-point arrays.
     ValueError
-        If a constraint that pins no entries returns none.
+        If a constraint that neither pins nor bounds entries returns none.
     """
     pieces = []
     for part in constraint.parts():
         leaves = jax.tree.leaves(part.residuals(params, batch, step))
         name = type(part).__name__
-        if sum(jnp.size(leaf) for leaf in leaves) == 0 and not _pins(part):
+        if sum(jnp.size(leaf) for leaf in leaves) == 0 and not (_pins(part) or _bounds(part)):
             msg = (
                 f"{name} must return at least one residual; got none. Return an array or a pytree "
                 "of arrays that shall be zero (or not positive)."
@@ -63,6 +63,11 @@ def flat_residuals(
 def _pins(part: AbstractConstraint) -> bool:
     """Whether a constraint may hold entries at zero, which then are not among its residuals."""
     return type(part).pinned is not AbstractConstraint.pinned
+
+
+def _bounds(part: AbstractConstraint) -> bool:
+    """Whether a constraint may be a box, which then is not among its residuals."""
+    return type(part).box is not AbstractConstraint.box
 
 
 def rows_of(
@@ -102,7 +107,7 @@ def _struct(batch: PyTree) -> PyTree:
 def touched(
     layout: Movable, constraint: AbstractConstraint, params: PyTree, batch: PyTree, step: Any
 ) -> Movable:
-    """The leaves that residuals are computed from, or that have entries held at zero.
+    """The leaves that residuals are computed from, or with entries held at zero or bounded.
 
     Others have zero columns in the Jacobian: leaving them out makes it smaller. All leaves where
     there is none.
@@ -122,9 +127,11 @@ def touched(
     used = [id(variable) in read for variable in jaxpr.invars]
     for part in constraint.parts():
         flags = part.pinned(params, step) if _pins(part) else None
-        if flags is not None:
-            held = layout.structure.flatten_up_to(flags)
-            used = [u or held[i] is not None for u, i in zip(used, layout.index, strict=True)]
+        limits = part.box(params, step) if _bounds(part) else None
+        for tree in (flags, *(limits or ())):
+            if tree is not None:
+                held = layout.structure.flatten_up_to(tree)
+                used = [u or held[i] is not None for u, i in zip(used, layout.index, strict=True)]
     return layout.only(used) if any(used) else layout
 
 
@@ -158,6 +165,29 @@ def root_mean_square(x: Array) -> Float[Array, ""]:
     return column_norm(x) / x.size**0.5
 
 
+def size_of_violation(
+    violated: Float[Array, " p"],
+    theta: Float[Array, " n"],
+    pinned: Bool[Array, " n"] | None,
+    box: tuple[Float[Array, " n"], Float[Array, " n"]] | None,
+) -> Float[Array, ""]:
+    """One number for how far a point is from what is asked of it; 0 only where all of it holds.
+
+    Root of the sum of squares of three: the root mean square of the residuals, that of entries to
+    be zero, and the distance of the farthest entry outside of its bounds. Each is taken over
+    numbers that are the same at every point, and none lessens another.
+    """
+    sizes = [root_mean_square(violated)]
+    if pinned is not None:
+        norm = column_norm(jnp.where(pinned, theta, 0))
+        sizes.append(norm / jnp.sqrt(jnp.maximum(jnp.sum(pinned), 1).astype(norm.dtype)))
+    if box is not None:
+        low, high = box  # where they cross, every point is outside of one of them
+        beyond = jnp.maximum(jnp.maximum(low - theta, theta - high), 0)
+        sizes.append(jnp.max(beyond, initial=0))
+    return column_norm(jnp.stack(sizes))
+
+
 def pinned_entries(
     constraint: AbstractConstraint, params: PyTree, step: Any, layout: Movable
 ) -> tuple[Bool[Array, " n"] | None, Float[Array, " n"] | None]:
@@ -177,3 +207,63 @@ def pinned_entries(
         pinned = flat if pinned is None else pinned | flat
         pull = rate if pull is None else jnp.maximum(pull, rate)
     return pinned, pull
+
+
+def box_of(
+    constraint: AbstractConstraint,
+    params: PyTree,
+    step: Any,
+    layout: Movable,
+    pinned: Bool[Array, " n"] | None,
+) -> tuple[Float[Array, " n"], Float[Array, " n"]] | None:
+    """Bounds of the entries of the flat vector, of all boxes together; None where there is none.
+
+    Entries that are held at zero have none.
+    """
+    low, high = None, None
+    for part in constraint.parts():
+        limits = part.box(params, step)
+        if limits is None:
+            continue
+        lower, upper = (
+            _flat_limit(tree, layout, sign) for tree, sign in zip(limits, (-1, 1), strict=True)
+        )
+        low = lower if low is None else jnp.maximum(low, lower)
+        high = upper if high is None else jnp.minimum(high, upper)
+    if low is None or high is None:
+        return None
+    if pinned is not None:
+        low, high = jnp.where(pinned, -jnp.inf, low), jnp.where(pinned, jnp.inf, high)
+    return low, high
+
+
+def check_boxes(constraint: AbstractConstraint, params: PyTree, step: Any, layout: Movable) -> None:
+    """Refuse bounds that do not fit the parameters, or that no point keeps.
+
+    Raises
+    ------
+    ValueError
+        Under `jit` only for the shapes: whether bounds cross is then seen in the violation.
+    """
+    box = box_of(constraint, params, step, layout, None)
+    if box is None or is_traced(box[0]) or is_traced(box[1]):
+        return
+    low, high = np.asarray(box[0]), np.asarray(box[1])
+    crossed = np.flatnonzero(low > high)
+    if crossed.size:
+        first = crossed[0]
+        msg = (
+            "boxes of a constraint must leave room between their bounds; got a lower bound of "
+            f"{low[first]:g} above an upper one of {high[first]:g}, and so for {crossed.size} "
+            "entries. Widen a box, or let `where` pick other leaves."
+        )
+        raise ValueError(msg)
+
+
+def _flat_limit(tree: PyTree, layout: Movable, sign: int) -> Float[Array, " n"]:
+    leaves = layout.structure.flatten_up_to(tree)
+    pieces = []
+    for i, shape in zip(layout.index, layout.shapes, strict=True):
+        limit = sign * np.inf if leaves[i] is None else leaves[i]
+        pieces.append(jnp.ravel(jnp.broadcast_to(jnp.asarray(limit, layout.dtype), shape)))
+    return jnp.concatenate(pieces)

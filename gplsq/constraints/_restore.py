@@ -14,6 +14,7 @@ from gplsq.constraints._active_set import hold
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import Movable, movable
 from gplsq.constraints._projection import worse
+from gplsq.constraints._residuals import check_boxes
 from gplsq.constraints._settings import Settings, checked_settings
 from gplsq.constraints._step import Point, bare_point, linearise
 from gplsq.solvers import AbstractLeastSquares
@@ -22,7 +23,11 @@ _HALVINGS = 10
 
 
 class Restoration(NamedTuple):
-    """How `restore_feasibility` went. Violations are root mean squares of the residuals."""
+    """How `restore_feasibility` went. Violations are root mean squares of the residuals.
+
+    Beside these count entries to be zero, by a mean of their own, and the distance of the farthest
+    entry outside of a `Box`: the violation is the root of the sum of the squares.
+    """
 
     ok: Array  # the violation is within the tolerance
     status: Int[Array, ""]  # CONVERGED_RESIDUAL, STAGNATED, MAX_STEPS or NON_FINITE
@@ -67,7 +72,7 @@ def restore_feasibility(
     constraint
         As in `null_space`. A schedule is taken at its end.
     tolerance
-        Violation, as the root mean square of the residuals, to stop at. By default
+        Violation, as `Restoration` measures it, to stop at. By default
         ``10 eps max(1, |params| / sqrt(n))``, which suits residuals of the size of parameters.
     max_steps
         Gauss-Newton steps at most; each halves its length up to ten times until the violation
@@ -94,6 +99,7 @@ def restore_feasibility(
     """
     settings = _settings(constraint, solver)
     layout = movable(params)
+    check_boxes(constraint, params, jnp.asarray(_LAST, jnp.int32), layout)
     if tolerance is None:
         theta = layout.ravel(params)
         size = jnp.maximum(1, plain_norm(theta) / theta.size**0.5)
@@ -144,10 +150,10 @@ def _restore(
         if point.pinned is not None:
             back = jnp.where(point.pinned, theta, 0)
         if point.projection is not None:
-            held = hold(
-                point.projection, jnp.zeros_like(theta), point.residuals, point.rows.inequality
-            )
+            still, rows = jnp.zeros_like(theta), point.rows.inequality
+            held = hold(point.projection, still, point.residuals, rows, room=point.room())
             back, solved = back + held.step.value, worse(held.step.status, solved)
+        back = -point.inside(-back)
 
         def too_long(trial):
             halvings, _, new = trial

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gplsq._core import check_count, check_finite_scalar, describe
+from gplsq._core import check_choice, check_count, check_finite_scalar, describe
 from gplsq.constraints._base import AbstractConstraint, check_constraint_type
 from gplsq.solvers import AbstractLeastSquares
 
@@ -27,6 +27,7 @@ class Settings(NamedTuple):
     warm_start: bool
     rank_every: Any
     warn: bool
+    slack: bool
 
     @property
     def adaptive(self) -> bool:
@@ -60,6 +61,7 @@ def checked_settings(
     warm_start: bool,
     rank_every: Any,
     warn: bool,
+    inequalities: str = "active_set",
 ) -> Settings:
     """Check what the user passed.
 
@@ -96,6 +98,7 @@ def checked_settings(
         warm_start,
         _as_count("rank_every", rank_every),
         warn,
+        check_choice("inequalities", inequalities, ("active_set", "slack")) == "slack",
     )
 
 

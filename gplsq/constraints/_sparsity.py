@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from gplsq._core import check_choice, check_finite_scalar
+from gplsq._core import check_choice, check_count, check_finite_scalar
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import is_floating
-from gplsq.constraints._select import check_where
+from gplsq.constraints._select import check_where, places
 
 
 class Sparsity(AbstractConstraint):
@@ -30,8 +30,9 @@ class Sparsity(AbstractConstraint):
     scope
         `"tensor"`: the fraction of each picked leaf; `"global"`: of all of them together.
     structure
-        `"entries"`, or `"rows"` to zero whole rows (all entries of one index of the first axis) of
-        least norm.
+        What is zeroed together: `"entries"` alone; `"rows"`, all entries of one index of the first
+        axis; or a pair (a, b) for blocks of a rows and b columns, of a leaf taken as a matrix of
+        its first axis and all others. Groups of least norm go; a and b must divide the sizes.
     begin_step, end_step
         The fraction grows from 0 to its target between these steps, as ``1 - (1 - t)^3`` (Zhu &
         Gupta 2017). With `end_step` 0, the default, it holds from the first step.
@@ -53,7 +54,7 @@ class Sparsity(AbstractConstraint):
     fraction: float = eqx.field(static=True)
     where: Callable | None = eqx.field(static=True)
     scope: str = eqx.field(static=True)
-    structure: str = eqx.field(static=True)
+    structure: str | tuple[int, int] = eqx.field(static=True)
     begin_step: int = eqx.field(static=True)
     end_step: int = eqx.field(static=True)
     rate: float = eqx.field(static=True)
@@ -64,7 +65,7 @@ class Sparsity(AbstractConstraint):
         where: Callable | None = None,
         *,
         scope: str = "tensor",
-        structure: str = "entries",
+        structure: str | tuple[int, int] = "entries",
         begin_step: int = 0,
         end_step: int = 0,
         rate: float = 1.0,
@@ -86,7 +87,7 @@ class Sparsity(AbstractConstraint):
             raise ValueError(msg)
         self.where = where
         self.scope = check_choice("scope", scope, ("tensor", "global"))
-        self.structure = check_choice("structure", structure, ("entries", "rows"))
+        self.structure = _check_structure(structure)
         self.begin_step, self.end_step = begin_step, end_step
 
     def residuals(self, params, batch=None, step=None):
@@ -120,10 +121,10 @@ class Sparsity(AbstractConstraint):
         if self.scope == "global":
             together = jnp.concatenate([jnp.ravel(s).astype(jnp.float32) for s in scores.values()])
             weights = None
-            if self.structure == "rows":  # a row counts as many times as it has entries
+            if self.structure != "entries":  # a group counts as many times as it has entries
                 weights = np.concatenate(
                     [
-                        np.full(s.size, leaves[i].size / s.size, np.float32)
+                        np.full(s.size, leaves[i].size / max(s.size, 1), np.float32)
                         for i, s in scores.items()
                     ]
                 )
@@ -134,17 +135,15 @@ class Sparsity(AbstractConstraint):
         flags: list[Any] = [None] * len(leaves)
         for i, score in scores.items():
             low = score.astype(jnp.float32) <= limits[i]
-            flags[i] = jnp.broadcast_to(low, leaves[i].shape)
+            of_groups = jnp.broadcast_to(low, self._grouped(leaves[i])[0])
+            flags[i] = of_groups.reshape(leaves[i].shape)
         return jax.tree.unflatten(structure, flags)
 
     def _chosen(self, params: PyTree) -> list[int]:
         """Positions of the picked leaves."""
-        leaves, structure = jax.tree.flatten(params)
+        leaves, found = jax.tree.leaves(params), places(self.where, params)
         if self.where is None:
-            found = [i for i, leaf in enumerate(leaves) if is_floating(leaf) and leaf.ndim >= 2]
-        else:
-            places = jax.tree.unflatten(structure, list(range(len(leaves))))
-            found = [i for i in jax.tree.leaves(self.where(places)) if isinstance(i, int)]
+            found = [i for i in found if is_floating(leaves[i]) and leaves[i].ndim >= 2]
         if not found:
             msg = (
                 "Sparsity must find leaves to thin out; got none. Without `where` these have two "
@@ -154,11 +153,41 @@ class Sparsity(AbstractConstraint):
         return found
 
     def _score(self, leaf: Array) -> Array:
-        magnitude = jnp.abs(leaf)
-        if self.structure == "entries" or leaf.ndim < 2:
-            return magnitude
-        axes = tuple(range(1, leaf.ndim))
-        return jnp.sqrt(jnp.mean(magnitude**2, axis=axes, keepdims=True))
+        shape, axes = self._grouped(leaf)
+        magnitude = jnp.abs(leaf).reshape(shape)
+        return jnp.sqrt(jnp.mean(magnitude**2, axis=axes, keepdims=True)) if axes else magnitude
+
+    def _grouped(self, leaf: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A shape of the same entries, and its axes along which a group extends."""
+        by_rows = isinstance(self.structure, str)
+        if self.structure == "entries" or leaf.size == 0 or (by_rows and leaf.ndim < 2):
+            return leaf.shape, ()
+        if not by_rows and leaf.ndim < 2:
+            msg = (
+                "structure must suit each leaf, and a block is for two axes or more; got "
+                f"{self.structure} for a leaf of shape {leaf.shape}. Pick leaves by where=."
+            )
+            raise ValueError(msg)
+        rows, columns = leaf.shape[0], leaf.size // leaf.shape[0]
+        if isinstance(self.structure, str):
+            return (rows, columns), (1,)
+        high, wide = self.structure
+        if rows % high or columns % wide:
+            msg = (
+                f"structure must be a block that divides each leaf; got {high} x {wide} for a leaf "
+                f"of {rows} x {columns}. Pick leaves by where=, or pass another block."
+            )
+            raise ValueError(msg)
+        return (rows // high, high, columns // wide, wide), (1, 3)
+
+
+def _check_structure(structure: Any) -> str | tuple[int, int]:
+    if isinstance(structure, tuple | list) and len(structure) == 2:
+        high, wide = structure
+        check_count("structure", high, minimum=1)
+        check_count("structure", wide, minimum=1)
+        return int(high), int(wide)
+    return check_choice("structure", structure, ("entries", "rows"))
 
 
 def _threshold(scores: Array, fraction: Array, weights: np.ndarray | None = None) -> Array:

@@ -7,20 +7,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from gplsq._core import STATUS, column_norm
-from gplsq.constraints._active_set import Held, hold
+from gplsq._core import STATUS
+from gplsq.constraints._active_set import hold
+from gplsq.constraints._bounded import Held, Room
 from gplsq.constraints._metric import adam_metric
 from gplsq.constraints._params import Movable
-from gplsq.constraints._projection import Projection, is_dense, project_with, worse
+from gplsq.constraints._projection import Projection, is_dense, project_with, row_length, worse
 from gplsq.constraints._residuals import (
     Rows,
+    box_of,
     flat_residuals,
     pinned_entries,
-    root_mean_square,
     rows_of,
+    size_of_violation,
     touched,
     violation_of,
 )
@@ -51,6 +52,7 @@ class Point(NamedTuple):
     pinned: Bool[Array, " n"] | None
     pull: Float[Array, " n"] | None
     outside: int  # parameters that the constraint does not touch
+    box: Room | None  # bounds of the parameters
     metric: Float[Array, " n"] | None = None  # square root of a preconditioner
 
     def evaluate(self, theta: Float[Array, " n"]) -> Float[Array, " p"]:
@@ -60,17 +62,21 @@ class Point(NamedTuple):
         return flat_residuals(self.settings.constraint, params, self.batch, self.step, dtype)
 
     def violation(self, theta: Float[Array, " n"], residuals: Float[Array, " p"]) -> Array:
-        """Root mean square of what is violated."""
-        amounts = violation_of(residuals, self.rows.inequality)
-        if self.pinned is None:
-            return root_mean_square(amounts)
-        held = jnp.where(self.pinned, theta, 0)
-        count = jnp.maximum(jnp.sum(self.pinned), 1).astype(theta.dtype)
-        of_pinned = root_mean_square(held) * jnp.sqrt(held.size / count)
-        if amounts.size == 0:
-            return of_pinned
-        total = amounts.size * root_mean_square(amounts) ** 2 + count * of_pinned**2
-        return jnp.sqrt(total / (amounts.size + count))
+        """How far a point is from what is asked of it; see `size_of_violation`."""
+        violated = violation_of(residuals, self.rows.inequality)
+        return size_of_violation(violated, theta, self.pinned, self.box)
+
+    def room(self, update: Float[Array, " n"] | None = None) -> Room | None:
+        """How far a step, or one on top of `update`, may go."""
+        if self.box is None:
+            return None
+        place = self.theta if update is None else self.theta + update
+        return Room(self.box.low - place, self.box.high - place)
+
+    def inside(self, update: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The update that ends inside the box."""
+        room = self.room()
+        return update if room is None else room.inside(update)
 
     def free(self, flat: Float[Array, " n"]) -> Float[Array, " n"]:
         """The part of a vector that pinned entries have no share in."""
@@ -112,9 +118,12 @@ def bare_point(
     pinned, pull = pinned_entries(constraint, params, step, layout)
     zero = jnp.zeros((), dtype)
     outside = everything.size - layout.size
+    box = box_of(constraint, params, step, layout, pinned)
+    if box is not None:
+        box = Room(*box)
     return Point(
         layout, params, batch, step, settings, rows, theta, None, None, zero, pinned, pull,
-        outside,
+        outside, box,
     )  # fmt: skip
 
 
@@ -153,21 +162,13 @@ def linearise(
         jacobian = Composed(jacobian, Diagonal(metric))
     damp = None
     if settings.adaptive:
-        damp = damping * _row_length(jacobian)
+        damp = damping * row_length(jacobian)
     elif not settings.undamped:
         damp = rate_at(settings.damp, step, dtype)
     dense = is_dense(rows.size, layout.size, settings.solver)
     projection = project_with(jacobian, settings.solver, damp, dense)
     shown = point.damp if damp is None else damp
     return point._replace(residuals=residuals, projection=projection, damp=shown)
-
-
-def _row_length(jacobian: Any) -> Array:
-    """Root mean square of the lengths of the rows, by one sign vector (Hutchinson 1990)."""
-    rows, dtype = jacobian.shape[0], jacobian.dtype
-    signs = jax.random.rademacher(jax.random.key(1), (rows,), dtype)
-    length = column_norm(jacobian.rmv(signs)) / np.sqrt(rows)
-    return jnp.where(length > 0, length, 1).astype(dtype)
 
 
 def project_gradient(
@@ -179,13 +180,18 @@ def project_gradient(
     counts as far as a step of that length would come up against it.
     """
     inside = point.free(gradient)
+    far, room = jnp.maximum(reach, 1e-20), point.room()
+    if room is not None:
+        low, high = jnp.minimum(room.low, 0) / far, jnp.maximum(room.high, 0) / far
+        room = Room(low, high)
     if point.projection is None:
-        return inside, None
-    room = jnp.zeros_like(point.residuals)
+        return inside if room is None else -room.inside(-inside), None
+    ahead = jnp.zeros_like(point.residuals)
     if point.rows.any_inequality:
         c = jnp.where(point.rows.inequality, jnp.minimum(point.residuals, 0), 0)
-        room = jnp.maximum(c / jnp.maximum(reach, 1e-20), -1e20)
-    held = hold(point.projection, -inside, room, point.rows.inequality, start)
+        ahead = jnp.maximum(c / far, -1e20)
+    rows, slack = point.rows.inequality, point.settings.slack
+    held = hold(point.projection, -inside, ahead, rows, start, room, slack)
     return inside + held.step.value, held
 
 
@@ -199,6 +205,7 @@ def project_update(
     if point.pinned is not None and point.pull is not None:
         update = jnp.where(point.pinned, -point.pull * point.theta, update)
     if point.projection is None:
+        update = point.inside(update)
         return update, point.free(update), None
     c, rate = point.residuals, rate_at(point.settings.correction_rate, point.step, dtype)
     target = jnp.where(point.rows.inequality & (c < 0), c, rate * c)
@@ -208,9 +215,16 @@ def project_update(
         # What pinned entries do to the residuals is known: it goes to the right-hand side.
         fixed = jnp.where(point.pinned, update, 0)
         target = target + jax.jvp(point.evaluate, (point.theta,), (fixed,))[1]
-    held = hold(point.projection, point.free(moved), target, point.rows.inequality, start)
+    room = _in_metric(point.room(), metric)
+    rows, slack = point.rows.inequality, point.settings.slack
+    held = hold(point.projection, point.free(moved), target, rows, start, room, slack)
     back = held.step.value if metric is None else held.step.value * metric
-    return update - back, point.free(update - back), held
+    update = point.inside(update - back)
+    return update, point.free(update), held
+
+
+def _in_metric(room: Room | None, metric: Array | None) -> Room | None:
+    return room if room is None or metric is None else Room(room.low / metric, room.high / metric)
 
 
 def restore(
@@ -238,9 +252,11 @@ def restore(
     def correct(carry):
         update, after, violation, taken, steps, status, _ = carry
         still = jnp.zeros_like(update)
-        held = hold(projection, still, after, point.rows.inequality)
+        room = _in_metric(point.room(update), metric)
+        rows = point.rows.inequality
+        held = hold(projection, still, after, rows, room=room, slack=settings.slack)
         back = held.step.value if metric is None else held.step.value * metric
-        trial = update - back
+        trial = point.inside(update - back)
         residuals = point.evaluate(point.theta + trial)
         new = point.violation(point.theta + trial, residuals)
         better = new < violation

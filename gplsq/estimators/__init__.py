@@ -1,6 +1,6 @@
 """Floor 6: scikit-learn's face of the library; NumPy in and out."""
 
-from gplsq.estimators._archive import LoadError as LoadError
+from gplsq._core import LoadError as LoadError
 from gplsq.estimators._classifier import GPClassifier as GPClassifier
 from gplsq.estimators._regressor import GPRegressor as GPRegressor
 from gplsq.estimators._saving import load as load

@@ -1,6 +1,5 @@
 """GPClassifier: fit, tune on held-out log loss, predict calibrated probabilities."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,10 @@ from gplsq.estimators._classifier_parts import (
 )
 from gplsq.estimators._saving import SavingMixin, register_estimator
 from gplsq.estimators._scaling import fit_scaling
+from gplsq.estimators._state import whole_fit
 from gplsq.estimators._summary import Summary
+from gplsq.estimators._tuning import raise_if_interrupted
+from gplsq.estimators._weights import RowWeights, row_weights
 from gplsq.gp import (
     averaged_logits,
     calibrate_classes,
@@ -71,6 +73,8 @@ class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         Further random starts of the tuner's first level.
     bounds, fixed, priors : dict, list and dict, default=None
         Of hyperparameters by name, see `gplsq.tuning.tune`.
+    constraints : gplsq.constraints object, default=None
+        On the kernel, as for `gplsq.tuning.tune`.
     form : {"auto", "dense", "tiled"}, default="auto"
         Whether the exact model keeps the kernel matrix (n^2 numbers) or recomputes it in tiles.
     rtol : float, default=None
@@ -79,6 +83,9 @@ class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         Subsets of the tuner and inducing points. An int makes a fit reproducible.
     verbose : int, default=0
         1 shows a progress bar while tuning.
+    checkpoint : path, default=None
+        A file that tuning writes after every step; if it is there, a fit of the same data and
+        settings goes on from it, bit for bit. Needs a `random_state`. Not part of a saved model.
 
     Attributes
     ----------
@@ -135,10 +142,12 @@ class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         bounds: Any = None,
         fixed: Any = None,
         priors: Any = None,
+        constraints: Any = None,
         form: str = "auto",
         rtol: float | None = None,
         random_state: Any = None,
         verbose: int = 0,
+        checkpoint: Any = None,
     ):
         self.kernel = kernel
         self.objective = objective
@@ -153,12 +162,14 @@ class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         self.bounds = bounds
         self.fixed = fixed
         self.priors = priors
+        self.constraints = constraints
         self.form = form
         self.rtol = rtol
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
-    def fit(self, X: Any, y: Any) -> "GPClassifier":
+    def fit(self, X: Any, y: Any, *, sample_weight: Any = None) -> "GPClassifier":
         """Tune, solve and calibrate.
 
         Parameters
@@ -167,6 +178,11 @@ class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             Finite real numbers; at least two rows.
         y : array-like of shape (n,)
             Labels: numbers, strings or booleans, of at least two classes.
+        sample_weight : array-like of shape (n,), default=None
+            How often each row counts: whole numbers are the same as repeated rows (with LSMR but
+            for the bound that variances then are), 0 leaves a row out. Others multiply its log
+            likelihood, and the tuner counts all rows alike. It gets a random million of the
+            repeated rows where they are more.
 
         Returns
         -------
@@ -183,34 +199,45 @@ class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             If Newton's method missed its tolerance; the model is fitted and usable.
         """
-        before, began = dict(self.__dict__), time.perf_counter()
-        try:
-            self._validated_fit(X, y)
-        except BaseException:
-            # A fit that failed leaves the estimator as it was, never half of two fits.
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-        self.fit_seconds_ = time.perf_counter() - began
+        with whole_fit(self):
+            self._validated_fit(X, y, sample_weight)
+        raise_if_interrupted(self.history_)
         return self
 
-    def _validated_fit(self, X: Any, y: Any) -> None:
+    def _validated_fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         check_class_parameters(self)
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), ensure_min_samples=2)
         X = np.asarray(X)
+        rows = row_weights(X, np.ones(len(X), bool), sample_weight, None)
+        if rows is not None:
+            X, y = X[rows.used], y[rows.used]
+        repeats = None if rows is None else rows.repeats
         self.classes_, codes = encode_classes(y)
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        self._X_scaling = fit_scaling(X, self.standardize, constant_scale=np.inf)
+        self._X_scaling = fit_scaling(X, self.standardize, constant_scale=np.inf, weights=repeats)
         with jax.enable_x64(X.dtype == np.float64):
-            self._fit(self._X_scaling.apply(X, X.dtype), codes, rng)
+            self._fit(self._X_scaling.apply(X, X.dtype), codes, rng, rows)
 
-    def _fit(self, X: np.ndarray, codes: np.ndarray, rng: np.random.Generator) -> None:
+    def _fit(
+        self,
+        X: np.ndarray,
+        codes: np.ndarray,
+        rng: np.random.Generator,
+        weights: RowWeights | None = None,
+    ) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""
         count = len(self.classes_)
-        self.kernel_, self.history_ = tune_classes(self, X, codes, count, rng)
+        counts = None if weights is None else weights.repeats
+        data = X, codes
+        # Of a kernel that stays no data are looked at.
+        if weights is not None and (self.objective is not None or self.kernel is None):
+            index = weights.repeated(rng)
+            data = data if index is None else (X[index], codes[index])
+        self.kernel_, self.history_ = tune_classes(self, *data, count, rng)
         self.posterior_ = classify(
             *(self.kernel_, X, codes),
             num_classes=count,
+            counts=counts,
             solver=self.solver,
             inducing=self.inducing,
             form=self.form,
@@ -221,11 +248,13 @@ class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         check_finite_mode(self.posterior_)
         rows = rng.choice(len(codes), size=min(len(codes), CALIBRATION_ROWS), replace=False)
         mean, variance = (np.asarray(part) for part in self.posterior_.leave_one_out(rows))
-        self.calibration_ = calibrate_classes(mean, variance, codes[rows])
+        counts = None if counts is None else counts[rows]
+        self.calibration_ = calibrate_classes(mean, variance, codes[rows], counts)
         p = self._calibrated(mean, variance).astype(np.float64)
         observed = np.maximum(p[np.arange(len(rows)), codes[rows]], 1e-300)
-        right = np.mean(np.argmax(p, axis=1) == codes[rows])
-        self.held_out_ = float(-np.mean(np.log(observed))), float(right), len(rows)
+        right = np.average(np.argmax(p, axis=1) == codes[rows], weights=counts)
+        log_loss = -np.average(np.log(observed), weights=counts)
+        self.held_out_ = float(log_loss), float(right), len(rows)
         self.solver_report_ = self.posterior_.report()
 
     def predict(self, X: Any) -> np.ndarray:

@@ -11,22 +11,19 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 
-from gplsq._core import check_choice, check_finite_scalar, describe
-from gplsq.estimators._archive import LoadError
+from gplsq._core import LoadError, describe
+from gplsq.estimators._parameters import check_common_parameters
 from gplsq.estimators._summary import SummaryRow, _formula, _hyperparameters, _number
-from gplsq.gp import CLASS_SOLVERS, LaplacePosterior, memory_budget
+from gplsq.estimators._tuning import tuned_so_far
+from gplsq.gp import CLASS_SOLVERS, LaplacePosterior
 from gplsq.kernels import RBF, AbstractKernel, Scaled
-from gplsq.solvers import AbstractLeastSquares
 from gplsq.tuning import (
     AbstractClassObjective,
     ClassLeaveOneOut,
     History,
     Level,
     as_class_loss,
-    check_levels,
-    check_optimizer,
     start_from_data,
-    tune,
 )
 
 # Variance of a latent function, in squared logits, that tuning starts from: two classes, and more.
@@ -39,12 +36,7 @@ CALIBRATION_ROWS = 2000
 
 def check_class_parameters(model: Any) -> None:
     """Refuse parameters of a `GPClassifier` that are of the wrong type or out of range."""
-    if model.kernel is not None and not isinstance(model.kernel, AbstractKernel):
-        msg = (
-            f"kernel must be a gplsq kernel or None; got {describe(model.kernel)}. Pass for "
-            "example gplsq.kernels.RBF()."
-        )
-        raise TypeError(msg)
+    check_common_parameters(model, CLASS_SOLVERS)
     as_class_loss(model.loss)
     objective = model.objective
     automatic = objective is None or (isinstance(objective, str) and objective == "auto")
@@ -53,18 +45,6 @@ def check_class_parameters(model: Any) -> None:
             'objective must be "auto", None or an objective for classes such as '
             f"gplsq.tuning.ClassHoldout(); got {describe(objective)}."
         )
-        raise TypeError(msg)
-    if not isinstance(model.solver, AbstractLeastSquares):
-        check_choice("solver", model.solver, CLASS_SOLVERS)
-    check_choice("form", model.form, ("auto", "dense", "tiled"))
-    if model.levels is not None:
-        check_levels(model.levels, 2)
-    check_optimizer(model.optimizer)
-    if model.rtol is not None:
-        check_finite_scalar("rtol", model.rtol, minimum=0.0, strict=True)
-    memory_budget(model.memory)
-    if not isinstance(model.standardize, bool | np.bool_):
-        msg = f"standardize must be True or False; got {describe(model.standardize)}."
         raise TypeError(msg)
     for name in ("bounds", "priors"):
         given = getattr(model, name)
@@ -99,7 +79,7 @@ def tune_classes(
         return kernel, history
     objective = ClassLeaveOneOut() if model.objective == "auto" else model.objective
     objective = dataclasses.replace(objective, num_classes=num_classes)
-    result = tune(
+    result = tuned_so_far(
         kernel,
         X,
         codes.astype(X.dtype),
@@ -112,8 +92,10 @@ def tune_classes(
         bounds=model.bounds,
         fixed=[*(model.fixed or ()), _NOISE],
         priors=model.priors,
+        constraints=model.constraints,
         random_state=rng,
         verbose=model.verbose,
+        checkpoint=model.checkpoint,
     )
     return result.kernel, result.history
 

@@ -5,7 +5,10 @@ from gplsq.estimators._prediction import PredictionMixin
 from gplsq.estimators._sampling import SamplingMixin
 from gplsq.estimators._saving import SavingMixin
 from gplsq.estimators._summary import SummaryMixin
+from gplsq.estimators._updating import UpdateMixin
 
 
-class FittedMixin(SavingMixin, SummaryMixin, PredictionMixin, SamplingMixin, NoiseMixin):
-    """Save, summarise, predict, draw, and tell noise apart: one concept a file."""
+class FittedMixin(
+    SavingMixin, SummaryMixin, PredictionMixin, SamplingMixin, NoiseMixin, UpdateMixin
+):
+    """Save, summarise, predict, draw, tell noise apart, and update: one concept a file."""

@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gplsq._core import check_count
-from gplsq.estimators._weights import is_weighted
+from gplsq.estimators._weights import inducing_points, is_weighted
 from gplsq.gp import LowRankPosterior, Posterior, robust
 
 # The logarithm of a squared standard normal number has this mean (and the variance pi^2 / 2).
@@ -27,6 +27,8 @@ class NoiseMixin:
     set_params: Any
     fit: Any
     posterior_: Any
+    _standardised: Any
+    inducing: Any
     kernel_: Any
     noise_variance_: Any
     random_state: Any
@@ -48,7 +50,7 @@ class NoiseMixin:
         Returns
         -------
         ndarray of shape (n,)
-            Between 0 and 1.
+            Between 0 and 1; 0 for rows without a target.
 
         Raises
         ------
@@ -62,18 +64,23 @@ class NoiseMixin:
         ConvergenceWarning
             If `gplsq.gp.robust` did not converge.
         """
-        model = self._untuned().fit(X, y)
-        posterior = model.posterior_
-        with jax.enable_x64(posterior.X.dtype == np.float64):
+        self._check_one_output()
+        points, target, there = self._standardised(X, y)
+        weights = np.zeros(len(there))
+        if not there.any():
+            return weights
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        settings["inducing"] = inducing_points(self.inducing, points.shape[1] + 1, weighted=True)
+        with jax.enable_x64(points.dtype == np.float64):
             fit = robust(
-                *(posterior.kernel, posterior.X, posterior.y),
+                *(self.kernel_, points, target),
                 noise_variance=float(self.noise_variance_),
                 df=df,
                 key=jax.random.key(0),
-                **{name: getattr(self, name) for name in _SETTINGS},
+                **settings,
             )
-            weights = np.asarray(fit.weights, np.float64)
-        return weights * (df / (df + 1))
+        weights[there] = np.asarray(fit.weights, np.float64) * (df / (df + 1))
+        return weights
 
     def noise_model(
         self, X: Any, y: Any, *, num_rounds: int = 2, model: Any = None
@@ -90,7 +97,7 @@ class NoiseMixin:
             How often residuals are taken, noise learnt, and the mean fitted again with it.
         model : GPRegressor, default=None
             Not fitted: for the logarithm of the noise variance. By default one with the settings of
-            this, and a kernel and a noise of its own.
+            this, and a kernel and a noise of its own, around the average of the logarithms.
 
         Returns
         -------
@@ -113,28 +120,30 @@ class NoiseMixin:
         each round.
         """
         check_count("num_rounds", num_rounds, minimum=1)
-        current = self._untuned().fit(X, y)
+        self._check_one_output()
+        # The posterior has the rows with a target only.
+        used = np.flatnonzero(self._standardised(X, y)[2])
         if model is None:
-            own = {"kernel": None, "noise_variance": "auto", "objective": "auto", "loss": "mse"}
-            model = clone(self).set_params(**own, inducing=None, bounds=None, fixed=None)  # type: ignore[type-var]
+            model = clone(self).set_params(**_OWN)  # type: ignore[type-var]
+        found = {"kernel": self.kernel_, "noise_variance": self.noise_variance_}
+        untuned: Any = clone(self).set_params(**found, objective=None)  # type: ignore[type-var]
         random = check_random_state(self.random_state)
-        n = current.posterior_.y.shape[0]
-        rows = np.sort(random.permutation(n)[:_RESIDUALS])
-        chosen = _take(X, rows)
-        for left in reversed(range(num_rounds)):
+        rows = np.sort(random.permutation(len(used))[:_RESIDUALS])
+        chosen = _take(X, used[rows])
+        noise = None
+        for _ in range(num_rounds):
+            known = None if noise is None else noise.variance(X)
+            current = untuned.fit(X, y, noise_variance=known)
             squares = _noise_parts(current, rows)
             typical = max(float(np.median(squares)), np.finfo(float).tiny)
             logs = np.log(np.maximum(squares, _SMALLEST * typical)) - _LOG_MEAN
             fresh: Any = clone(model)
             noise = NoiseModel(fresh.fit(chosen, logs), 1.0)
             noise.scale = float(np.mean(squares / noise.variance(chosen)))
-            if not left:
-                return noise
-            current = self._untuned().fit(X, y, noise_variance=noise.variance(X))
-        raise AssertionError
+        assert noise is not None
+        return noise
 
-    def _untuned(self) -> Any:
-        """The same model, not fitted, with the hyperparameters of the fit."""
+    def _check_one_output(self) -> None:
         check_is_fitted(self, "posterior_")
         if not isinstance(self.posterior_, Posterior | LowRankPosterior) or np.ndim(
             self._y_scaling.scale
@@ -144,10 +153,19 @@ class NoiseMixin:
                 "function of one's own. Fit one output alone, with mean='zero'."
             )
             raise NotImplementedError(msg)
-        found = {"kernel": self.kernel_, "noise_variance": self.noise_variance_}
-        return clone(self).set_params(**found, objective=None)  # type: ignore[type-var]
 
 
+# What the regressor of the logarithms does not share with that of y. Their average is that of the
+# standardised logarithms, so that no mean function is left to fit.
+_OWN: dict[str, Any] = dict.fromkeys(
+    ("kernel", "inducing", "bounds", "fixed", "priors", "constraints", "checkpoint")
+) | {
+    "noise_variance": "auto",
+    "objective": "auto",
+    "loss": "mse",
+    "mean": "zero",
+    "standardize": True,
+}
 _SETTINGS = ("solver", "rtol", "form", "inducing", "num_features", "memory", "mesh")
 
 

@@ -28,6 +28,26 @@ def working_dtype(posterior: Any) -> np.dtype:
     return np.dtype(parts_of(posterior)[0].X.dtype)
 
 
+def targets_of(posterior: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each output its points and targets, as the posterior has them."""
+    if isinstance(posterior, CorrelatedOutputs):
+        pairs, y = np.asarray(posterior.pairs.X), np.asarray(posterior.pairs.y)
+        numbers, points = pairs[:, posterior.column], np.delete(pairs, posterior.column, axis=1)
+        rows = [numbers == j for j in range(posterior.num_outputs)]
+        return [(points[of_output], y[of_output]) for of_output in rows]
+    found = {}
+    for part, numbers in zip(parts_of(posterior), _columns_of(posterior), strict=True):
+        columns = np.asarray(part.y).reshape(part.X.shape[0], -1).T
+        for i, j in enumerate(range(len(columns)) if numbers is None else numbers):
+            found[j] = np.asarray(part.X), columns[i]
+    return [found[j] for j in sorted(found)]
+
+
+def _columns_of(posterior: Any) -> tuple[Any, ...]:
+    """Which outputs the parts of a posterior are of; None for all."""
+    return posterior.columns if isinstance(posterior, SeparateOutputs) else (None,)
+
+
 def check_finite_mean(posterior: Any) -> None:
     """Refuse a posterior whose mean is not finite."""
     for part in parts_of(posterior):
@@ -63,9 +83,8 @@ def held_out(posterior: Any, choose: Callable[[int], np.ndarray]) -> list[tuple[
         ends = np.cumsum([len(of_output) for of_output in rows])[:-1]
         both = zip(np.split(residual, ends), np.split(latent, ends), strict=True)
         return [(*of_output, undone) for of_output in both]
-    columns = posterior.columns if isinstance(posterior, SeparateOutputs) else (None,)
     found = {}
-    for part, numbers in zip(parts_of(posterior), columns, strict=True):
+    for part, numbers in zip(parts_of(posterior), _columns_of(posterior), strict=True):
         residual, latent, undone = _left_out(part, choose(part.X.shape[0]))
         residual = residual.reshape(len(latent), -1)
         undone = np.broadcast_to(undone, residual.shape[1:])
@@ -94,10 +113,11 @@ def calibrate_by_rows(
     rng
         Draws the rows.
     constant
-        Whether an output never changes, shape () or (p,): then there is nothing to learn from, and
-        the variance is the posterior's, with `noise`.
+        Whether an output never changes, or never leaves its trend, shape () or (p,): then there is
+        nothing to learn from, and the variance is the posterior's, with `noise`.
     noise
-        The model's noise variance.
+        The model's noise variance, which with the kernel's says how a total divides that the
+        residuals leave open.
 
     Returns
     -------
@@ -112,7 +132,7 @@ def calibrate_by_rows(
 
     # What the solver left undone comes on top of the residuals.
     fits = [
-        Calibration(1.0, noise) if flat else calibrate(np.hypot(residual, undone), latent)
+        Calibration(1.0, noise) if flat else calibrate(np.hypot(residual, undone), latent, noise)
         for (residual, latent, undone), flat in zip(
             held_out(posterior, choose), np.atleast_1d(constant), strict=True
         )

@@ -1,20 +1,18 @@
-"""Predictions of a fitted regressor: means, standard deviations, covariances, draws."""
+"""Predictions of a fitted regressor: means, standard deviations, covariances."""
 
 from typing import Any
 
 import jax
 import numpy as np
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gplsq.estimators._outcome import working_dtype
 from gplsq.estimators._targets import own_mean
 from gplsq.estimators._weights import is_weighted, with_weights
-from gplsq.gp import CorrelatedOutputs
 
 
 class PredictionMixin:
-    """`predict`, and `sample_y` of several outputs, for estimators with a posterior."""
+    """`predict` of one or several outputs, for estimators with a posterior."""
 
     posterior_: Any
     calibration_: Any
@@ -88,64 +86,15 @@ class PredictionMixin:
                 return mean, (covariance * scale**2).astype(Z.dtype)
         return mean
 
-    def sample_y(
-        self,
-        X: Any,
-        n_samples: int = 1,
-        random_state: Any = 0,
-        *,
-        include_noise: bool = True,
-        **settings: Any,
-    ) -> np.ndarray:
-        """Joint draws of the target at X.
-
-        Parameters
-        ----------
-        X : array-like of shape (m, d)
-        n_samples : int, default=1
-        random_state : int, RandomState or None, default=0
-        include_noise : bool, default=True
-            Draws of new observations; with False of the latent function.
-
-        Returns
-        -------
-        ndarray of shape (m, n_samples) or (m, p, n_samples)
-            Draws of correlated outputs are correlated.
-        """
-        check_is_fitted(self, "posterior_")
-        if np.ndim(self._y_scaling.scale) == 0:
-            settings["include_noise"] = include_noise
-            return super().sample_y(X, n_samples, random_state, **settings)  # type: ignore[misc]
-        if settings:
-            msg = f"draws of several outputs take no {sorted(settings)}; leave these arguments out."
-            raise TypeError(msg)
-        random = check_random_state(random_state)
-        if isinstance(self.posterior_, CorrelatedOutputs):
-            mean, covariance = self._joint(X, include_noise)
-        else:
-            mean, covariance = self.predict(X, return_cov=True, include_noise=include_noise)
-            covariance = np.moveaxis(covariance.astype(np.float64), 2, 0)
-        m, p = mean.shape
-        values, vectors = np.linalg.eigh(covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
-        normal = random.standard_normal((*covariance.shape[:-1], n_samples))
-        draws = root @ normal
-        draws = draws.reshape(m, p, -1) if covariance.ndim == 2 else np.moveaxis(draws, 0, 1)
-        return (mean[..., None] + draws).astype(mean.dtype)
-
-    def _joint(self, X: Any, include_noise: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Mean, shape (m, p), and covariance of all outputs, point by point: (m p, m p)."""
-        Z = self._points(self._rows(X))
-        latent, noise = self.calibration_
+    def _joint(self, Z: np.ndarray, noise: Any) -> np.ndarray:
+        """Covariance of all correlated outputs, point by point: (m p, m p), in the units of y."""
         scale = self._y_scaling.scale
-        with jax.enable_x64(Z.dtype == np.float64):
-            full = np.asarray(self.posterior_.joint_covariance(Z), np.float64)
+        full = np.asarray(self.posterior_.joint_covariance(Z), np.float64)
         m, p = full.shape[:2]
-        factor = np.tile(np.sqrt(latent) * scale, m)
+        factor = np.tile(np.sqrt(self.calibration_.latent_scale) * scale, m)
         full = factor[:, None] * full.reshape(m * p, m * p) * factor
-        if include_noise:
-            full = full + np.diag(np.tile(noise * scale**2, m))
-        return self.predict(X), full
+        full[np.diag_indices(m * p)] += np.tile(noise * scale**2, m)
+        return full
 
     def _for_outputs(self, values: np.ndarray, ndim: int) -> np.ndarray:
         """Numbers that all outputs share with a last axis for outputs, where there are several."""

@@ -1,6 +1,5 @@
 """GPRegressor: fit, tune on held-out loss, predict with calibrated uncertainty."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,39 +7,37 @@ import jax
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from gplsq.estimators._fitted import FittedMixin
 from gplsq.estimators._outcome import (
     calibrate_by_rows,
     check_finite_mean,
     solver_report,
-    working_dtype,
 )
 from gplsq.estimators._parameters import check_parameters
 from gplsq.estimators._saving import register_estimator
 from gplsq.estimators._scaling import fit_scaling
-from gplsq.estimators._table import validate_rows, validate_training
+from gplsq.estimators._state import whole_fit
+from gplsq.estimators._table import validate_training
 from gplsq.estimators._targets import (
-    check_table_mean,
+    check_table,
     check_targets,
     correlated_kernel,
     fit_target_scaling,
     is_constant,
-    own_mean,
     rows_with_target,
     take_rows,
+    without_own_mean,
     without_trend,
 )
-from gplsq.estimators._tuning import tune_or_keep
+from gplsq.estimators._tuning import raise_if_interrupted, tune_or_keep
 from gplsq.estimators._weights import (
     RowWeights,
     inducing_points,
-    is_weighted,
+    known_noise,
     row_weights,
-    with_weights,
 )
-from gplsq.gp import CorrelatedOutputs, condition_outputs
+from gplsq.gp import condition_outputs
 from gplsq.kernels import AbstractKernel, Weighted
 from gplsq.operators import RowTable
 from gplsq.solvers import AbstractLeastSquares
@@ -106,6 +103,8 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
     bounds, fixed, priors : dict, list and dict, default=None
         Bounds ``{"lengthscale": (0.1, None)}``, names of hyperparameters that stay, and log prior
         densities, all in standardised units; see `gplsq.tuning.tune`.
+    constraints : gplsq.constraints object, default=None
+        On the kernel, or kernel and noise variance, in standardised units; as for `tune`.
     form : {"auto", "dense", "tiled"}, default="auto"
         Whether LSMR keeps the kernel matrix (n^2 numbers) or recomputes it in tiles.
     rtol : float, default=None
@@ -117,6 +116,9 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
         Subsets and splits of the tuner. An int makes a fit reproducible.
     verbose : int, default=0
         1 shows a progress bar while tuning.
+    checkpoint : path, default=None
+        A file that tuning writes after every step; if it is there, a fit of the same data and
+        settings goes on from it, bit for bit. Needs a `random_state`. Not part of a saved model.
 
     Attributes
     ----------
@@ -173,11 +175,13 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
         bounds: Any = None,
         fixed: Any = None,
         priors: Any = None,
+        constraints: Any = None,
         form: str = "auto",
         rtol: float | None = None,
         mesh: Any = None,
         random_state: Any = None,
         verbose: int = 0,
+        checkpoint: Any = None,
     ):
         self.kernel = kernel
         self.noise_variance = noise_variance
@@ -198,11 +202,13 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
         self.bounds = bounds
         self.fixed = fixed
         self.priors = priors
+        self.constraints = constraints
         self.form = form
         self.rtol = rtol
         self.mesh = mesh
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -233,7 +239,8 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
             A label for each row; `gplsq.tuning.GroupHoldout` holds out rows of a label together.
         sample_weight : array-like of shape (n,), default=None
             A row of weight w has a w-th of the noise variance, and counts w times in the scaling:
-            whole weights give the mean of repeated rows. Rows of weight 0 are left out.
+            whole weights give the mean of repeated rows, and are tuned as such (as a random million
+            of them where they are more). Rows of weight 0 are left out.
         noise_variance : array-like of shape (n,), default=None
             The known noise variance of every row, in squared units of y; positive. It is not
             tuned. Not together with `sample_weight`.
@@ -252,16 +259,15 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
         -----
         ConvergenceWarning
             If the final solve missed its tolerance; the model is fitted and usable.
+
+        Notes
+        -----
+        Ctrl-C while tuning ends it: the model is completed with the best hyperparameters so far,
+        and the `KeyboardInterrupt` is handed on. A second one leaves the estimator as it was.
         """
-        before, began = dict(self.__dict__), time.perf_counter()
-        try:
+        with whole_fit(self):
             self._validated_fit(X, y, groups, sample_weight, noise_variance)
-        except BaseException:
-            # A fit that failed leaves the estimator as it was, never half of two fits.
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-        self.fit_seconds_ = time.perf_counter() - began
+        raise_if_interrupted(self.history_)
         return self
 
     def _validated_fit(
@@ -271,10 +277,10 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
         X, y = validate_training(self, X, y)
         there = rows_with_target(y)
         rows = row_weights(X, there, sample_weight, noise_variance)
-        check_table_mean(X, self.mean)
+        check_table(X, y, self.mean, self.outputs)
         X, y, groups = take_rows(X, y, groups, there if rows is None else rows.used)
         check_targets(y, self.outputs)
-        y = y - own_mean(self.mean, X, y.shape)
+        y = without_own_mean(self.mean, X, y)
         repeats = None if rows is None else rows.repeats
         if np.nanmax(np.abs(y)) > np.finfo(X.dtype).max:
             msg = f"Input y holds values too large for {X.dtype}, X's dtype. Pass X as float64."
@@ -289,70 +295,6 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
             else:
                 self._fit(self._X_scaling.apply(X, X.dtype), target, groups, rng, rows)
 
-    def update(self, X: Any, y: Any) -> "GPRegressor":
-        """Take in more rows, with the hyperparameters and the scaling of the fit.
-
-        Parameters
-        ----------
-        X : array-like of shape (s, d)
-        y : array-like of shape (s,) or (s, p)
-            Rows without a target are left out with ``missing="drop"``; of several outputs those
-            that are correlated alone can miss some.
-
-        Returns
-        -------
-        self
-            With the posterior of all rows (the new ones of weight one), to the solver's tolerance,
-            and calibrated anew. The solve starts from the one there is; see
-            `gplsq.gp.Posterior.update`.
-
-        Raises
-        ------
-        ValueError
-            For tables that do not fit to that of `fit`, or after a fit of a `RowTable`.
-        NotFittedError
-            Before `fit`.
-        """
-        check_is_fitted(self, "posterior_")
-        X, y = validate_rows(self, X, y, reset=False)
-        X, y, _ = take_rows(X, y, None, rows_with_target(y))
-        like = np.shape(self._y_scaling.scale)
-        if y.shape[1:] != like:
-            msg = f"y must have shape {('s', *like)}, as in fit; got {y.shape}.".replace("'", "")
-            raise ValueError(msg)
-        if np.any(np.isnan(y)) and not isinstance(self.posterior_, CorrelatedOutputs):
-            msg = "y misses some targets: independent outputs take in rows with all. Fit anew."
-            raise ValueError(msg)
-        if len(y) == 0:
-            return self
-        y = y - own_mean(self.mean, X, y.shape)
-        dtype = working_dtype(self.posterior_)
-        with jax.enable_x64(dtype == np.float64):
-            points = self._X_scaling.apply(X, dtype)
-            points = with_weights(points) if is_weighted(self) else points
-            target = self._y_scaling.apply(y, dtype)
-            posterior = self.posterior_.update(points, target)
-            check_finite_mean(posterior)
-            self.posterior_ = posterior
-            seed = check_random_state(self.random_state).randint(2**31 - 1)
-            rng, learns = np.random.default_rng(seed), np.zeros(like, bool)
-            self.calibration_ = calibrate_by_rows(posterior, rng, learns, self.noise_variance_)
-            self.solver_report_ = solver_report(posterior)
-        return self
-
-    def _known_noise(self, rows: RowWeights | None) -> float | None:
-        """Noise variance of a row of weight one, if the rows' own were given."""
-        if rows is None or rows.noise_variance is None:
-            return None
-        scale = np.unique(self._y_scaling.scale)
-        if len(scale) > 1:
-            msg = (
-                "noise_variance is in squared units of y, but the outputs of y have different "
-                "scales. Fit them one by one, or pass sample_weight, or standardize=False."
-            )
-            raise ValueError(msg)
-        return rows.noise_variance / float(scale[0]) ** 2
-
     def _fit(
         self,
         X: Any,
@@ -362,11 +304,13 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
         rows: RowWeights | None = None,
     ) -> None:
         """Everything after validation, in standardised units and inside the dtype's scope."""
-        constant, correlated = is_constant(y), self.outputs == "correlated"
+        correlated = self.outputs == "correlated"
         start = correlated_kernel(self.kernel, y, X.shape[1]) if correlated else self.kernel
         tuned = without_trend(self.mean, X, y, None if rows is None else rows.weight)
-        data = (X, tuned, groups, False) if rows is None else rows.for_tuning(X, tuned, groups)
-        outcome = tune_or_keep(self, start, *data, rng, self._known_noise(rows))
+        data = X, tuned, groups, False
+        if rows is not None and self.objective is not None:
+            data = rows.for_tuning(X, tuned, groups, rng)
+        outcome = tune_or_keep(self, start, *data, rng, known_noise(rows, self._y_scaling.scale))
         kernel, noise, self.history_ = outcome
         self.kernel_, self.noise_variance_ = kernel, noise
         place = X.shape[1]
@@ -390,5 +334,5 @@ class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
             key=jax.random.key(int(rng.integers(2**31))),
         )
         check_finite_mean(self.posterior_)
-        self.calibration_ = calibrate_by_rows(self.posterior_, rng, constant, noise)
+        self.calibration_ = calibrate_by_rows(self.posterior_, rng, is_constant(tuned), noise)
         self.solver_report_ = solver_report(self.posterior_)

@@ -5,14 +5,15 @@ from typing import Any
 import jax
 import numpy as np
 from scipy.special import ndtri
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gplsq._core import check_choice, check_count, describe
 from gplsq.estimators._outcome import with_clipped
 from gplsq.estimators._scaling import Scaling
+from gplsq.estimators._state import to_jax, to_numpy
 from gplsq.estimators._targets import own_mean
-from gplsq.estimators._weights import is_weighted, with_weights
+from gplsq.gp import CorrelatedOutputs
 
 # Rows up to which draws are exact: their covariance takes 8 MiB, and its factor half a second.
 _EXACT_ROWS = 1000
@@ -26,10 +27,10 @@ class SamplingMixin:
     calibration_: Any
     variance: str
     solver_report_: str
-    _X_scaling: Scaling
     _y_scaling: Scaling
     _points: Any
     _rows: Any
+    _joint: Any
     mean: Any
 
     def predict_quantiles(
@@ -112,22 +113,23 @@ class SamplingMixin:
         include_noise : bool, default=True
             Draws of new observations; with False of the latent function.
         method : {"auto", "exact", "pathwise"}, default="auto"
-            ``"exact"``: by the joint covariance, m^2 numbers and m^3 flops. ``"pathwise"``: any
-            number of rows, by functions that are drawn once and evaluated at X
-            (`gplsq.gp.Posterior.sample_paths`): with ``include_noise=False`` and the same int as
-            `random_state` they are **the same functions in every call, for any X**. ``"auto"``:
-            exact up to 1000 rows. See also `sample_functions`.
+            ``"exact"``: by the joint covariance, m^2 numbers and m^3 flops; (m p)^2 and (m p)^3 of
+            correlated outputs. ``"pathwise"``: any number of rows, by functions that are drawn once
+            and evaluated at X (`gplsq.gp.Posterior.sample_paths`): with ``include_noise=False`` and
+            the same int as `random_state` they are **the same functions in every call, for any
+            X**. ``"auto"``: exact up to 1000 rows, and where `sample_functions` refuses.
         num_features : int, default=2048
             Random features of ``"pathwise"``: the more, the closer the draws are to exact ones.
 
         Returns
         -------
-        ndarray of shape (m, n_samples)
+        ndarray of shape (m, n_samples) or (m, p, n_samples)
+            Draws of correlated outputs are correlated.
 
         Raises
         ------
         NotImplementedError
-            With ``"pathwise"``, if no random features are known for the kernel.
+            With ``"pathwise"``, where `sample_functions` refuses.
         MemoryError
             With ``"exact"``, if the covariance does not fit into memory.
         """
@@ -137,16 +139,39 @@ class SamplingMixin:
         rows = self._rows(X)
         Z = self._points(rows)
         if method == "pathwise" or (method == "auto" and len(Z) > _EXACT_ROWS):
-            draws = self.sample_functions(n_samples, random, num_features=num_features)._at(Z, rows)
-            if include_noise:
-                spread = np.sqrt(self.calibration_.noise_variance) * float(self._y_scaling.scale)
-                draws = draws + spread * random.standard_normal(draws.shape)
-            return draws.astype(Z.dtype)
-        mean, covariance = self.predict(X, return_cov=True, include_noise=include_noise)
-        values, vectors = np.linalg.eigh(covariance.astype(np.float64))
-        root = vectors * np.sqrt(np.maximum(values, 0))
-        draws = mean[:, None] + root @ random.standard_normal((len(mean), n_samples))
-        return draws.astype(mean.dtype)
+            try:
+                functions = self.sample_functions(n_samples, random, num_features=num_features)
+            except NotImplementedError:
+                if method == "pathwise":
+                    raise
+            else:
+                draws = functions._at(Z, rows)
+                if include_noise:
+                    spread = np.sqrt(self.calibration_.noise_variance) * self._y_scaling.scale
+                    draws = draws + spread[..., None] * random.standard_normal(draws.shape)
+                return draws.astype(Z.dtype)
+        with jax.enable_x64(Z.dtype == np.float64):
+            draws = self._exact_draws(Z, n_samples, random, include_noise)
+        return self.predict(X)[..., None] + draws
+
+    def _exact_draws(self, Z: np.ndarray, num: int, random: Any, include_noise: bool) -> np.ndarray:
+        """Draws of the target around its mean, by the eigenvectors of joint covariances."""
+        latent, noise = self.calibration_
+        noise = noise if include_noise else 0.0
+        scale = self._y_scaling.scale
+        if isinstance(self.posterior_, CorrelatedOutputs):
+            values, vectors = _eigh(self._joint(Z, noise))
+            normal = random.standard_normal((len(values), num))
+            draws = vectors @ (np.sqrt(values)[:, None] * normal)
+            return draws.reshape(len(Z), -1, num).astype(Z.dtype)
+        full = np.asarray(self.posterior_.covariance(Z))
+        # Outputs that share all rows share their eigenvectors.
+        values, vectors = _eigh(full if full.ndim == 2 else np.moveaxis(full, 2, 0))
+        latent, noise, scale = (np.reshape(part, (-1, 1)) for part in (latent, noise, scale))
+        spread = scale * np.sqrt(latent * values + noise)
+        draws = vectors @ (spread[..., None] * random.standard_normal((*spread.shape, num)))
+        shape = (len(Z), *np.shape(self._y_scaling.scale), num)
+        return np.moveaxis(draws, 0, 1).reshape(shape).astype(Z.dtype)
 
     def sample_functions(
         self, n_samples: int = 1, random_state: Any = 0, *, num_features: int = 2048
@@ -163,13 +188,15 @@ class SamplingMixin:
         Returns
         -------
         SampledFunctions
-            ``functions(X)`` is what `sample_y` would give, of shape (m, n_samples), and the same
-            for the same row in every call. Later fits of the model do not change it.
+            ``functions(X)`` is what `sample_y` would give, of shape (m, n_samples) or
+            (m, p, n_samples), and the same for the same row in every call. Later fits of the model
+            do not change it.
 
         Raises
         ------
         NotImplementedError
-            If no random features are known for the kernel.
+            If no random features are known for the kernel, or outputs are correlated or are not
+            observed at the same rows.
         NotFittedError
             Before `fit`.
 
@@ -179,19 +206,21 @@ class SamplingMixin:
         """
         check_is_fitted(self, "posterior_")
         check_count("n_samples", n_samples, minimum=1)
-        seed = check_random_state(random_state).randint(2**31 - 1)
         posterior = self.posterior_
         if not hasattr(posterior, "sample_paths"):
             msg = (
-                "functions are drawn of one output around no mean function or a function of one's "
-                "own. Use sample_y with method='exact', or the posteriors of gplsq.gp."
+                "functions are drawn of outputs that are independent and observed at the same "
+                "rows. Use sample_y with method='exact', or fit the outputs one by one."
             )
             raise NotImplementedError(msg)
+        seed = check_random_state(random_state).randint(2**31 - 1)
         with jax.enable_x64(posterior.X.dtype == np.float64):
             key = jax.random.key(seed)
             paths = posterior.sample_paths(key, n_samples, num_features=num_features)
-        scales = self._X_scaling, self._y_scaling, self.calibration_.latent_scale
-        return SampledFunctions(posterior, paths, *scales, is_weighted(self), self.mean)
+        # A copy as the model is now: `copy` would leave behind what pickles do.
+        model = object.__new__(type(self))
+        model.__dict__.update(self.__dict__)
+        return SampledFunctions(model, paths)
 
     def _latent_variance(self, Z: np.ndarray) -> np.ndarray:
         """Posterior variance in standardised units; how many were clipped is kept and reported."""
@@ -215,46 +244,47 @@ class SamplingMixin:
 class SampledFunctions:
     """Functions drawn from a fitted model, in its units; made by `sample_functions`."""
 
-    def __init__(
-        self,
-        posterior: Any,
-        paths: Any,
-        X_scaling: Scaling,
-        y_scaling: Scaling,
-        latent_scale: float,
-        weighted: bool,
-        mean: Any,
-    ):
-        self._posterior, self._paths, self._X_scaling = posterior, paths, X_scaling
-        self._y_scaling, self._latent_scale, self._weighted = y_scaling, latent_scale, weighted
-        self._mean = mean
+    def __init__(self, model: Any, paths: Any):
+        self._model, self._paths = model, paths
+
+    def __getstate__(self) -> dict[str, Any]:
+        return to_numpy(dict(vars(self)))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(to_jax(state))
 
     def __call__(self, X: Any) -> np.ndarray:
-        """Values at X, array-like of shape (m, d); shape (m, n_samples), in the units of y.
+        """Values at X, array-like of shape (m, d), in the units of y.
+
+        Returns
+        -------
+        ndarray of shape (m, n_samples) or (m, p, n_samples)
 
         Raises
         ------
         ValueError
             For another number of columns, or numbers that are not finite.
         """
-        dtypes: Any = (np.float64, np.float32)
-        Z = np.asarray(check_array(X, dtype=dtypes))
-        columns = self._posterior.X.shape[1] - self._weighted
-        if Z.shape[1] != columns:
-            msg = f"X must have {columns} columns, as the fit had; got {Z.shape[1]}."
-            raise ValueError(msg)
-        points = self._X_scaling.apply(Z, np.dtype(self._posterior.X.dtype))
-        return self._at(with_weights(points) if self._weighted else points, Z)
+        rows = self._model._rows(X)
+        return self._at(self._model._points(rows), rows)
 
     def _at(self, Z: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Values at standardised points, which are those of rows in the units of the user."""
+        model = self._model
         with jax.enable_x64(Z.dtype == np.float64):
-            mean = np.asarray(self._posterior.mean(Z), np.float64)[:, None]
-            away = np.asarray(self._paths(Z), np.float64).T - mean
-        values = mean + np.sqrt(self._latent_scale) * away
-        values = values * self._y_scaling.scale + self._y_scaling.shift
-        own = own_mean(self._mean, rows, values.shape[:1])
-        return (values + np.reshape(own, (-1, 1))).astype(Z.dtype)
+            mean = np.asarray(model.posterior_.mean(Z), np.float64)
+            paths = np.moveaxis(np.asarray(self._paths(Z), np.float64), 0, -1)
+        shift, scale = (np.asarray(part)[..., None] for part in model._y_scaling)
+        own = np.asarray(own_mean(model.mean, rows, mean.shape))[..., None]
+        spread = np.sqrt(model.calibration_.latent_scale)[..., None]
+        mean = mean[..., None]
+        return ((mean + spread * (paths - mean)) * scale + shift + own).astype(Z.dtype)
+
+
+def _eigh(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, none negative, and eigenvectors, in float64."""
+    values, vectors = np.linalg.eigh(covariance.astype(np.float64))
+    return np.maximum(values, 0), vectors
 
 
 def _levels(name: str, values: Any) -> np.ndarray:

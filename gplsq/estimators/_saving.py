@@ -1,6 +1,5 @@
 """Saving a fitted estimator to a file, and loading it: what is stored, and what is verified."""
 
-import platform
 from typing import Any
 
 import jax
@@ -8,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gplsq._core import VERSION, describe, savable
-from gplsq.estimators._archive import LoadError, read_archive, write_archive
-from gplsq.estimators._encoding import Decoder, Encoder
+from gplsq._core import Encoder, LoadError, describe, read_saved, savable, write_saved
 from gplsq.estimators._outcome import check_finite_mean, parts_of, working_dtype
 from gplsq.estimators._state import to_jax, to_numpy
 from gplsq.estimators._weights import is_weighted
@@ -24,7 +21,6 @@ from gplsq.gp import (
 )
 from gplsq.kernels import AbstractKernel, Weighted
 
-_FORMAT, _FORMAT_VERSION = "gplsq model", 1
 # scikit-learn's own notes on an estimator, which hold no numbers.
 _NOT_SAVED = {"_metadata_request", "_sklearn_output_config"}
 _NAMES, _CLASSES = "feature_names_in_", "classes_"
@@ -68,19 +64,7 @@ class SavingMixin:
         """
         check_is_fitted(self, "posterior_")
         check_storable_mean(self)
-        encoder = Encoder()
-        manifest = {
-            "format": _FORMAT,
-            "format_version": _FORMAT_VERSION,
-            "written_by": {
-                "gplsq": VERSION,
-                "jax": jax.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-            "model": encoder.encode(self, "model"),
-        }
-        write_archive(path, manifest, encoder.arrays)
+        write_saved(path, "model", self)
 
     def _check_loaded(self) -> None:
         """Refuse, with a `LoadError`, what `load` made of a file and cannot predict."""
@@ -135,27 +119,7 @@ def load(path: Any) -> Any:
     >>> bool(np.all(again.predict(X) == gp.predict(X)))
     True
     """
-    with read_archive(path) as (manifest, array):
-        try:
-            _check_format(manifest)
-            model = Decoder(array).decode(manifest["model"])
-            if not isinstance(model, SavingMixin):
-                msg = f"it holds {describe(model)}, and no estimator"
-                raise LoadError(msg)
-            model._check_loaded()
-        except LoadError as error:
-            msg = f"{path} cannot be loaded: {error}"
-            raise LoadError(msg) from None
-        except OSError:
-            raise
-        except Exception as error:
-            # A file with a valid checksum that no save wrote; `unpack` may raise anything on it.
-            msg = (
-                f"{path} cannot be loaded: its content is not that of a model "
-                f"({type(error).__name__}: {error})."
-            )
-            raise LoadError(msg) from error
-    return model
+    return read_saved(path, "model", _check_estimator)
 
 
 def pack_estimator(model: Any) -> dict[str, Any]:
@@ -192,7 +156,7 @@ def unpack_estimator(cls: Any, values: dict[str, Any]) -> Any:
 
 
 def _storable(name: str, value: Any) -> Any:
-    if name == "mesh":
+    if name in ("mesh", "checkpoint"):  # of this machine
         return None
     if isinstance(value, AbstractKernel):
         return value
@@ -204,21 +168,11 @@ def _storable(name: str, value: Any) -> Any:
     return value
 
 
-def _check_format(manifest: Any) -> None:
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        msg = "its manifest is not that of a gplsq model"
+def _check_estimator(model: Any) -> None:
+    if not isinstance(model, SavingMixin):
+        msg = f"it holds {describe(model)}, and no estimator"
         raise LoadError(msg)
-    version = manifest["format_version"]
-    if type(version) is not int or version < 1:
-        msg = f"it has the format version {version!r}"
-        raise LoadError(msg)
-    if version > _FORMAT_VERSION:
-        msg = (
-            f"it has the format version {version}, written by gplsq "
-            f"{manifest['written_by']['gplsq']}; this is gplsq {VERSION}, which reads versions up "
-            f"to {_FORMAT_VERSION}. Install a newer gplsq."
-        )
-        raise LoadError(msg)
+    model._check_loaded()
 
 
 def _check_model(model: Any) -> None:

@@ -1,5 +1,9 @@
-"""The state of a fitted model as NumPy arrays, for pickles."""
+"""The state of a fitted model: all of a fit or nothing of it, and NumPy arrays for pickles."""
 
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +13,20 @@ import numpy as np
 
 from gplsq.estimators._outcome import working_dtype
 
-_NAMES = ("posterior_", "kernel_")
+_NAMES = ("posterior_", "kernel_", "_paths")
+
+
+@contextlib.contextmanager
+def whole_fit(model: Any) -> Iterator[None]:
+    """Time a fit. One that failed leaves the estimator as it was, never half of two fits."""
+    before, began = dict(vars(model)), time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        vars(model).clear()
+        vars(model).update(before)
+        raise
+    model.fit_seconds_ = time.perf_counter() - began
 
 
 def to_numpy(state: dict[str, Any]) -> dict[str, Any]:
@@ -24,6 +41,8 @@ def to_numpy(state: dict[str, Any]) -> dict[str, Any]:
         posterior = state["posterior_"]
         with jax.enable_x64(working_dtype(posterior) == np.float64):
             state["posterior_"] = posterior.without_kept_matrix()
+    if "_paths" in state:
+        state["_paths"] = replace(state["_paths"], mesh=None)
     for name in _NAMES:
         if name in state:
             state[name] = jax.tree.map(

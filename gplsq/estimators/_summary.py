@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gplsq._core import Parameter, parameters_of
+from gplsq._core import NINETY_FIVE, Parameter, parameters_of
 from gplsq.estimators._outcome import held_out, parts_of, working_dtype
 from gplsq.gp import LowRankPosterior
 from gplsq.kernels import (
@@ -25,10 +25,10 @@ from gplsq.kernels import (
     Sum,
 )
 from gplsq.operators import RowTable
+from gplsq.tuning import MarginalLikelihood
 
 # Rows whose leave-one-out predictions are counted, as for calibration.
 _ROWS = 1000
-_NINETY_FIVE = 1.959964
 
 
 class SummaryRow(NamedTuple):
@@ -149,7 +149,8 @@ def _rows(model: Any) -> Iterator[SummaryRow]:
         units = float(np.atleast_1d(model._y_scaling.scale)[j])
         yield SummaryRow(f"noise std{which}", _number(std * units), "target", _number(std))
         yield SummaryRow(f"latent scale{which}", _number(latent), "× posterior variance")
-    yield SummaryRow("held-out loss", *_held_out(model, scale))
+    likelihood = isinstance(model.objective, MarginalLikelihood)
+    yield SummaryRow("objective" if likelihood else "held-out loss", *_held_out(model, scale))
     yield SummaryRow("inside 95 %", _coverage(model))
     yield SummaryRow("solver", model.solver_report_)
     tuning = f"{history[-1]['seconds']:.1f} of them tuning" if len(history) else "no tuning"
@@ -165,6 +166,8 @@ def _held_out(model: Any, scale: float) -> tuple[str, str, str] | tuple[str]:
         return (model.history_.message,)
     exams = [r["exam"] for r in records if r["rows"] == records[-1]["rows"]]
     loss = min((exam for exam in exams if exam is not None), default=np.nan)
+    if isinstance(model.objective, MarginalLikelihood):
+        return _number(loss), "minus log marginal likelihood a row, standardised", ""
     if model.loss == "mse":
         return _number(np.sqrt(loss) * scale), "target, root of mse", _number(np.sqrt(loss))
     name = model.loss if isinstance(model.loss, str) and len(model.loss) < 9 else "own loss"
@@ -187,7 +190,7 @@ def _coverage(model: Any) -> str:
     for (residual, latent, _), scale, noise in zip(
         outputs, *map(np.atleast_1d, model.calibration_), strict=True
     ):
-        inside.append(np.abs(residual) <= _NINETY_FIVE * np.sqrt(scale * latent + noise))
+        inside.append(np.abs(residual) <= NINETY_FIVE * np.sqrt(scale * latent + noise))
     both = np.concatenate(inside)
     what = "rows" if len(outputs) == 1 else "targets"
     low_rank = isinstance(getattr(parts[0], "inner", parts[0]), LowRankPosterior)

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gplsq._core import describe
+from gplsq._core import describe, parts_of_type
 from gplsq.estimators._scaling import Scaling, fit_scaling
 from gplsq.gp import MEANS
 from gplsq.kernels import AbstractKernel, Coregionalised, Matern32
@@ -27,12 +26,7 @@ def take_rows(
     """The rows that are used."""
     if used.all():
         return X, y, groups
-    if isinstance(X, RowTable):
-        msg = (
-            "y has rows without a target, and rows of a RowTable cannot be dropped. Pass a table "
-            "of the other rows."
-        )
-        raise ValueError(msg)
+    assert not isinstance(X, RowTable)  # whose rows have all their targets and equal weights
     return X[used], y[used], None if groups is None else np.asarray(groups)[used]
 
 
@@ -79,10 +73,21 @@ def fit_target_scaling(y: np.ndarray, enabled: bool, weights: np.ndarray | None)
     return Scaling(np.array(shifts), np.array(scales))
 
 
-def check_table_mean(X: Any, mean: Any) -> None:
-    """Refuse a mean function for a table beyond memory."""
-    if isinstance(X, RowTable) and mean != "zero":
+def check_table(X: Any, y: np.ndarray, mean: Any, outputs: str) -> None:
+    """Refuse for a table beyond memory what needs one in memory; before anything is tuned."""
+    if not isinstance(X, RowTable):
+        return
+    if mean != "zero":
         msg = f'models of a RowTable have mean="zero"; got {describe(mean)}. Pass an array.'
+        raise ValueError(msg)
+    if outputs != "independent":
+        msg = f'models of a RowTable have outputs="independent"; got {outputs!r}. Pass an array.'
+        raise ValueError(msg)
+    if np.isnan(y).any():
+        msg = (
+            "y misses targets, and rows of a RowTable have all of them. Pass an array, or a table "
+            "of the rows that have."
+        )
         raise ValueError(msg)
 
 
@@ -94,7 +99,7 @@ def own_mean(mean: Any, X: Any, shape: tuple[int, ...]) -> np.ndarray | float:
     ValueError
         If it does not give one finite number for each target.
     """
-    if not callable(mean):
+    if not callable(mean) or len(X) == 0:
         return 0.0
     values = np.asarray(mean(X))
     if values.dtype.kind not in "biuf" or values.shape != shape or not np.isfinite(values).all():
@@ -104,6 +109,35 @@ def own_mean(mean: Any, X: Any, shape: tuple[int, ...]) -> np.ndarray | float:
         )
         raise ValueError(msg)
     return values.astype(np.float64)
+
+
+def without_own_mean(mean: Any, X: Any, y: np.ndarray, constant: Any = True) -> np.ndarray:
+    """Targets less a mean function of the user's own at rows; as they are for others.
+
+    Exactly 0 for outputs that may be `constant`, shape () or (p,), where only rounding errors of
+    float64 are left in every row. What differs by more may be signal, also from a function that
+    works in float32.
+    """
+    own = np.asarray(own_mean(mean, X, y.shape))
+    if not own.ndim:
+        return y
+    left, size = y - own, np.fmax(np.abs(y), np.abs(own))
+    # Errors in a row whose terms cancel are those of a typical row. A large row says nothing of
+    # others.
+    unit = 8 * np.finfo(np.float64).eps
+    rounding = unit * size + unit * np.median(size, axis=0)
+    vanished = np.all((np.abs(left) <= rounding) | np.isnan(left), axis=0)
+    return np.where(constant & vanished, 0 * left, left)
+
+
+def _residual(y: np.ndarray, fitted: np.ndarray, eps: Any) -> np.ndarray:
+    """`y - fitted`, shape (n,), and exactly 0 where only errors of least squares are left.
+
+    Standardisation and tuning would take these for a signal. They are of one size in all rows.
+    """
+    left = y - fitted
+    largest = [np.fmax.reduce(np.abs(part)) for part in (left, y, fitted)]
+    return np.where(largest[0] <= 8 * eps * (largest[1] + largest[2]), 0 * left, left)
 
 
 def without_trend(mean: Any, X: Any, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
@@ -117,6 +151,11 @@ def without_trend(mean: Any, X: Any, y: np.ndarray, weight: np.ndarray | None) -
         Standardised; shapes (n, d), and (n,) or (n, p) with NaN where targets are missing.
     weight
         Of the rows, shape (n,), in the sense of `gplsq.kernels.Weighted`, or None.
+
+    Returns
+    -------
+    ndarray
+        Shaped like y; exactly 0 for an output of which only rounding errors are left.
     """
     if mean not in MEANS:
         return y
@@ -129,7 +168,7 @@ def without_trend(mean: Any, X: Any, y: np.ndarray, weight: np.ndarray | None) -
         there = ~np.isnan(column)
         w = weight[there]
         fitted = np.linalg.lstsq(w[:, None] * basis[there], w * column[there], rcond=None)[0]
-        column -= basis @ fitted
+        column[:] = _residual(column, basis @ fitted, np.finfo(y.dtype).eps)
     return left.reshape(y.shape).astype(y.dtype)
 
 
@@ -150,22 +189,19 @@ def correlated_kernel(kernel: AbstractKernel | None, y: np.ndarray, d: int) -> A
     d
         Columns of the points.
     """
-    if kernel is not None and has_outputs(kernel):
-        return kernel
+    for part in parts_of_type(kernel, Coregionalised):
+        if part.num_outputs != y.shape[1]:
+            msg = (
+                f"kernel is of {part.num_outputs} outputs (`Coregionalised.num_outputs`), and y "
+                f"has {y.shape[1]}. Make it of {y.shape[1]}, or pass the kernel of points alone."
+            )
+            raise ValueError(msg)
+        return kernel  # type: ignore[return-value]
     inner = Matern32(jnp.ones(d)) if kernel is None else kernel
     p = y.shape[1]
     rank = min(2, max(1, p - 1))
     mixing, kappa = _factor(_correlations(y), rank)
     return Coregionalised(inner, p, mixing=mixing, kappa=kappa)
-
-
-def has_outputs(kernel: AbstractKernel) -> bool:
-    """Whether a kernel, or one it is made of, is over pairs of a point and an output."""
-
-    def is_node(node: Any) -> bool:
-        return isinstance(node, Coregionalised)
-
-    return any(map(is_node, jax.tree.leaves(kernel, is_leaf=is_node)))
 
 
 def _correlations(y: np.ndarray) -> np.ndarray:

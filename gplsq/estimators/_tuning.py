@@ -4,14 +4,33 @@ from typing import Any
 
 import numpy as np
 
+from gplsq.constraints import AbstractConstraint
 from gplsq.estimators._targets import is_constant
 from gplsq.gp import as_pairs
 from gplsq.kernels import AbstractKernel, Weighted
 from gplsq.operators import RowTable
-from gplsq.tuning import History, default_kernel, tune
+from gplsq.tuning import History, TuningInterrupted, TuningResult, default_kernel, tune
 
 # Rows that a table larger than memory is tuned on: levels draw up to 2500 of them for each step.
 _TUNING_ROWS = 50_000
+
+
+def tuned_so_far(*arguments: Any, **settings: Any) -> TuningResult:
+    """`tune`; after Ctrl-C what it has so far, with a mark that `raise_if_interrupted` finds."""
+    try:
+        return tune(*arguments, **settings)
+    except TuningInterrupted as interrupted:
+        return interrupted.result
+
+
+def raise_if_interrupted(history: History) -> None:
+    """Hand on a Ctrl-C of the tuner, once the model of what it had so far is complete."""
+    if history.message == TuningInterrupted.MESSAGE:
+        msg = (
+            "tuning was interrupted; the model is fitted with the best hyperparameters of "
+            f"{len(history)} steps, and can be used."
+        )
+        raise KeyboardInterrupt(msg)
 
 
 def tune_or_keep(
@@ -61,7 +80,7 @@ def tune_or_keep(
         assert observed is not None
         groups = None if groups is None else np.asarray(groups)[np.nonzero(observed)[0]]
         (X, y), observed = as_pairs(X, y, observed, X.shape[1] - weighted), None
-    result = tune(
+    result = tuned_so_far(
         Weighted(kernel) if weighted else kernel,
         X,
         y,
@@ -75,10 +94,38 @@ def tune_or_keep(
         bounds=model.bounds,
         fixed=model.fixed if known_noise is None else [*(model.fixed or ()), "noise_variance"],
         priors=model.priors,
+        constraints=_of_kernel(model.constraints, weighted),
         groups=groups,
         observed=observed,
         random_state=rng,
         verbose=model.verbose,
+        checkpoint=model.checkpoint,
     )
     found: Any = result.kernel
     return found.kernel if weighted else found, result.noise_variance, result.history
+
+
+class _OfWeighted(AbstractConstraint):
+    """A constraint on a kernel as one on that kernel with weights of rows."""
+
+    inner: AbstractConstraint
+
+    @property
+    def kind(self):
+        return self.inner.kind
+
+    def residuals(self, params, batch=None, step=None):
+        return self.inner.residuals(params.kernel, batch, step)
+
+    def parts(self):
+        return tuple(_OfWeighted(part) for part in self.inner.parts())
+
+
+def _of_kernel(constraints: Any, weighted: bool) -> Any:
+    """Constraints as the tuner takes them, which refuses what are bounds."""
+    plain = (AbstractConstraint.box, AbstractConstraint.pinned)
+    if not weighted or constraints is None:
+        return constraints
+    if any((type(part).box, type(part).pinned) != plain for part in constraints.parts()):
+        return constraints
+    return _OfWeighted(constraints)

@@ -9,6 +9,9 @@ from gplsq.estimators._outcome import parts_of
 from gplsq.gp import CorrelatedOutputs
 from gplsq.operators import RowTable
 
+# Rows that weights are turned into for the tuner, at most.
+_MOST_REPEATED = 1_000_000
+
 
 class RowWeights(NamedTuple):
     """Weights of rows in the sense of `gplsq.kernels.Weighted`.
@@ -31,17 +34,31 @@ class RowWeights(NamedTuple):
     noise_variance: float | None
 
     def for_tuning(
-        self, X: np.ndarray, y: np.ndarray, groups: Any
+        self, X: np.ndarray, y: np.ndarray, groups: Any, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, Any, bool]:
         """Rows and groups for the tuner, and whether the rows have weights.
 
         Whole weights are repeated rows for it, which also shares them out between subsets.
         """
         groups = None if groups is None else np.asarray(groups)
-        if self.repeats is None or np.any(self.repeats != np.round(self.repeats)):
+        index = self.repeated(rng)
+        if index is None:
             return *self.apply(X, y), groups, True
-        index = np.repeat(np.arange(len(y)), self.repeats.astype(int))
         return X[index], y[index], None if groups is None else groups[index], False
+
+    def repeated(self, rng: np.random.Generator) -> np.ndarray | None:
+        """Numbers of the rows, each as often as it counts; None where that is no whole number.
+
+        Of more than a million such numbers a million are drawn, one from each part of the list.
+        """
+        if self.repeats is None or np.any(self.repeats != np.round(self.repeats)):
+            return None
+        ends = np.cumsum(self.repeats)
+        if ends[-1] <= _MOST_REPEATED:
+            return np.repeat(np.arange(len(ends)), self.repeats.astype(int))
+        places = np.arange(_MOST_REPEATED) + rng.random(_MOST_REPEATED)
+        index = np.searchsorted(ends, places * (ends[-1] / _MOST_REPEATED), side="right")
+        return np.minimum(index, len(ends) - 1)
 
     def apply(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The standardised rows that are used, multiplied by their weights."""
@@ -118,7 +135,7 @@ def is_weighted(model: Any) -> bool:
 def fitted_rows(model: Any) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a fit, standardised and without their weights."""
     X, y = np.asarray(model.posterior_.X), np.asarray(model.posterior_.y)
-    return (X[:, :-1], (y.T / X[:, -1]).T) if is_weighted(model) else (X, y)
+    return (X[:, :-1], y / like_columns(X[:, -1], y)) if is_weighted(model) else (X, y)
 
 
 def inducing_points(inducing: Any, columns: int, weighted: bool) -> Any:
@@ -126,3 +143,17 @@ def inducing_points(inducing: Any, columns: int, weighted: bool) -> Any:
     if not weighted or np.ndim(inducing) != 2 or np.shape(inducing)[1] != columns - 1:
         return inducing
     return with_weights(np.asarray(inducing, np.float64))
+
+
+def known_noise(rows: RowWeights | None, scales: Any) -> float | None:
+    """Noise variance of a row of weight one, if the rows' own were given."""
+    if rows is None or rows.noise_variance is None:
+        return None
+    scale = np.unique(scales)
+    if len(scale) > 1:
+        msg = (
+            "noise_variance is in squared units of y, but the outputs of y have different "
+            "scales. Fit them one by one, or pass sample_weight, or standardize=False."
+        )
+        raise ValueError(msg)
+    return rows.noise_variance / float(scale[0]) ** 2

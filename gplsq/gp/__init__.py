@@ -20,6 +20,7 @@ from gplsq.gp._machine import machine_rates as machine_rates
 from gplsq.gp._mean import MEANS as MEANS
 from gplsq.gp._mean import MeanBasis as MeanBasis
 from gplsq.gp._mean import MeanPosterior as MeanPosterior
+from gplsq.gp._mean import check_mean as check_mean
 from gplsq.gp._mean import condition_around_mean as condition_around_mean
 from gplsq.gp._missing import OutputGroup as OutputGroup
 from gplsq.gp._missing import check_observed as check_observed

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_expit, log_softmax
+from scipy.special import expit, log_expit, log_softmax
 
 from gplsq._core import savable
 
@@ -20,7 +20,10 @@ class ClassCalibration(NamedTuple):
 
 
 def calibrate_classes(
-    mean: np.ndarray, variance: np.ndarray, codes: np.ndarray
+    mean: np.ndarray,
+    variance: np.ndarray,
+    codes: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> ClassCalibration:
     """Fit a `ClassCalibration` to held-out latent values.
 
@@ -34,6 +37,8 @@ def calibrate_classes(
         Of the latent values given other rows, shapes (s, k) and (s,).
     codes
         The classes, shape (s,).
+    counts
+        How often each of them was observed, shape (s,); once by default.
 
     Notes
     -----
@@ -44,18 +49,31 @@ def calibrate_classes(
     v = np.maximum(np.asarray(variance, np.float64), 0)[:, None]
     share = np.pi / 8 if F.shape[1] == 1 else np.pi / 4
     rows = np.arange(len(codes))
+    total = float(len(codes) if counts is None else np.sum(counts))
 
-    def loss(parameters: np.ndarray) -> float:
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         log_temperature, scale = parameters
-        logits = F / np.sqrt(1 + share * scale * v) * np.exp(-log_temperature)
+        spread = 1 + share * scale * v
+        logits = F / np.sqrt(spread) * np.exp(-log_temperature)
+        # With `slope` the derivatives of the log probabilities of what was observed, the hits.
         if F.shape[1] == 1:
-            hits = log_expit(np.where(codes == 1, logits[:, 0], -logits[:, 0]))
+            sign = np.where(codes == 1, 1.0, -1.0)[:, None]
+            hits, slope = log_expit(sign * logits)[:, 0], sign * expit(-sign * logits)
         else:
-            hits = log_softmax(logits, axis=1)[rows, codes]
-        return float(-np.mean(hits) + log_temperature**2 / (2 * len(codes)))
+            logs = log_softmax(logits, axis=1)
+            hits, slope = logs[rows, codes], -np.exp(logs)
+            slope[rows, codes] += 1
+        along = np.sum(slope * logits, axis=1)
+        by_scale = along * (share * v / (2 * spread))[:, 0]
+        means = [np.average(part, weights=counts) for part in (-hits, along, by_scale)]
+        value = means[0] + log_temperature**2 / (2 * total)
+        return float(value), np.array([means[1] + log_temperature / total, means[2]])
 
     bounds = [_LOG_TEMPERATURE, (0.0, 1.0)]
     starts = [(0.0, 1.0), (0.0, 0.0), (-1.0, 0.1)]
-    fits = [minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts]
+    settings = {"jac": True, "method": "L-BFGS-B", "bounds": bounds}
+    # To rounding, so that weights of rows and repeated rows give the same numbers.
+    settings["options"] = {"ftol": 1e-15, "gtol": 1e-10}
+    fits = [minimize(loss, start, **settings) for start in starts]
     best = min(fits, key=lambda fit: fit.fun)
     return ClassCalibration(float(np.exp(best.x[0])), float(best.x[1]))

@@ -22,14 +22,14 @@ from gplsq._core import (
     least_of_processes,
     place,
 )
-from gplsq.gp._inputs import check_inducing
+from gplsq.gp._inputs import check_inducing, check_rows
 from gplsq.gp._low_rank import LowRankPosterior, condition_low_rank
 from gplsq.gp._plan import SOLVERS, Plan, choose_plan, choose_solver, memory_budget
-from gplsq.gp._posterior import Posterior, prepare
+from gplsq.gp._posterior import Posterior, solve_exact
 from gplsq.kernels import AbstractKernel
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.operators import RowTable
-from gplsq.solvers import AbstractLeastSquares, Direct, lstsq
+from gplsq.solvers import AbstractLeastSquares, Direct
 
 
 def condition(
@@ -133,14 +133,8 @@ def condition(
     elif not jnp.issubdtype(points.dtype, jnp.floating):
         points = points.astype(float)
     target = jnp.asarray(y, points.dtype)
+    check_rows(points.shape, target.shape)
     columns = target.shape[1:]
-    fits = len(points.shape) == 2 and target.shape[:1] == points.shape[:1]
-    if not fits or len(columns) > 1 or columns == (0,):
-        msg = (
-            f"X must have shape (n, d) and y shape (n,) or (n, p); got {points.shape} and "
-            f"{target.shape}. Pass one target, or a row of targets, for each row."
-        )
-        raise ValueError(msg)
     noise = noise.astype(points.dtype)
     kernel = cast(kernel, points.dtype)
     count, centres = check_inducing(inducing, points)
@@ -185,23 +179,8 @@ def _fit(kernel, points, target, noise, plan, solver, rtol, centres, key, mesh):
 
 def _solve(kernel, target, noise, plan: Plan, points, mesh) -> Posterior:
     operator = KernelOperator(kernel, points, plan.form, mesh=mesh)
-    damp = jnp.sqrt(noise)
-    prepared = prepare(plan.solver, operator, damp, plan.preconditioner)
-    # A solver that is already prepared is handed to lstsq as the preconditioner.
-    solution = lstsq(
-        operator, target, damp=damp, solver=plan.solver, preconditioner=prepared, throw=False
-    )
-    return Posterior(
-        kernel,
-        operator.X,
-        target,
-        noise,
-        solution,
-        operator,
-        prepared,
-        plan.solver,
-        f"{plan.reason}; kernel matrix {_form(plan.solver, operator)}",
-    )
+    words = f"{plan.reason}; kernel matrix {_form(plan.solver, operator)}"
+    return solve_exact(operator, target, noise, plan.solver, words, recipe=plan.preconditioner)
 
 
 def _form(solver: AbstractLeastSquares, operator: KernelOperator) -> str:

@@ -8,14 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from gplsq._core import STATUS, cast, check_choice, describe, jit_quickly, savable, status_message
+from gplsq._core import (
+    STATUS,
+    cast,
+    check_choice,
+    check_real_array,
+    describe,
+    jit_quickly,
+    savable,
+    status_message,
+)
 from gplsq.gp._class_likelihood import (
     averaged_logits,
     class_probabilities,
     indicators,
     residual,
+    row_weights,
 )
-from gplsq.gp._inputs import check_inducing
+from gplsq.gp._inputs import check_inducing, points_like
 from gplsq.gp._laplace_spaces import BasisSpace, KernelSpace, with_column
 from gplsq.gp._low_rank import choose_inducing
 from gplsq.gp._newton import Mode, find_mode
@@ -50,7 +60,7 @@ class LaplacePosterior(eqx.Module):
         Of kernel sections at the rows, or at the inducing points: shape (n or m, k), with k = 1
         latent function for two classes (the logit of the second), else one for each class.
     values, weights
-        Latent values at the mode, (n, k), and row weights there, (n,).
+        Latent values at the mode, (n, k), and row weights there, (n,), times how often rows count.
     status, num_steps, decrement
         Of Newton's method, see `find_mode`.
     plan
@@ -86,7 +96,7 @@ class LaplacePosterior(eqx.Module):
 
     def mean(self, Z: ArrayLike) -> Float[Array, "t k"]:
         """Latent functions at Z, shape (t, d). Cost: t n (or t m) kernel entries, in tiles."""
-        points = self._points(Z)
+        points = points_like(Z, self.X)
         centres = self.X if self.basis is None else self.basis.Z
         return cross_product(self.kernel, points, centres, self.coefficients)
 
@@ -99,7 +109,7 @@ class LaplacePosterior(eqx.Module):
         correlated rows.
         """
         data = self.X, self.weights, self.basis, self.factor
-        return jnp.maximum(_variance(self.kernel, *data, self._points(Z), None), 0)
+        return jnp.maximum(_variance(self.kernel, *data, points_like(Z, self.X)), 0)
 
     def probabilities(
         self, Z: ArrayLike, temperature: ArrayLike = 1.0, latent_scale: ArrayLike = 1.0
@@ -128,28 +138,22 @@ class LaplacePosterior(eqx.Module):
         Notes
         -----
         In closed form, see `laplace_leave_one_out`; with inducing points those stay where they are.
+        Of a row that counts several times one observation is left out. With LSMR the variance is
+        the bound from what is left of the row and the 64 others most correlated with it.
         """
         index = jnp.asarray(rows)
         data = self.X, self.weights, self.basis, self.factor
-        variance = _variance(self.kernel, *data, self.X[index], index)
         targets = indicators(self.codes[index], self.num_classes, self.X.dtype)
         F = self.values[index]
+        weights = row_weights(F)
+        out = jnp.minimum(self.weights[index] / weights, 1)
+        variance = _variance(self.kernel, *data, self.X[index], (index, out * weights))
         variance = jnp.maximum(variance, 0)
-        return F - variance[:, None] * residual(F, targets), variance
+        return F - (variance * out)[:, None] * residual(F, targets), variance
 
     def without_kept_matrix(self) -> "LaplacePosterior":
         """The same: it keeps no kernel matrix."""
         return self
-
-    def _points(self, Z: ArrayLike) -> Float[Array, "t d"]:
-        points = jnp.asarray(Z, self.X.dtype)
-        if points.ndim != 2 or points.shape[1] != self.X.shape[1]:
-            msg = (
-                f"Z must be a table of points, shape (t, {self.X.shape[1]}), like the data; got "
-                f"{describe(points)}."
-            )
-            raise ValueError(msg)
-        return points
 
 
 def classify(
@@ -158,6 +162,7 @@ def classify(
     codes: ArrayLike,
     *,
     num_classes: int | None = None,
+    counts: ArrayLike | None = None,
     solver: AbstractLeastSquares | str | None = None,
     inducing: ArrayLike | int | None = None,
     form: str = "auto",
@@ -179,6 +184,9 @@ def classify(
         Class of each row, whole numbers from 0; shape (n,).
     num_classes
         At least 2; by default as many as `codes` hold.
+    counts
+        How often each row was observed, shape (n,): positive (at least 1e-31 in float32), not
+        necessarily whole. Once by default. Its log likelihood is multiplied by it.
     solver
         Of the weighted least-squares problem of a Newton step. ``"direct"``: a Cholesky factor.
         ``"lsmr"``: function-space LSMR. ``"inducing"``: functions of inducing points. ``"auto"``
@@ -226,6 +234,7 @@ def classify(
         points = points.astype(float)
     numbers, count = _check_codes(codes, points, num_classes)
     kernel = cast(kernel, points.dtype)
+    often = None if counts is None else _check_counts(counts, points)
     targets = indicators(jnp.asarray(numbers), count, points.dtype)
     number, centres = check_inducing(inducing, points)
     n, size = points.shape[0], points.dtype.itemsize
@@ -243,14 +252,14 @@ def classify(
         operator = Inducing(kernel, points, centres)
         basis = operator.basis
         space = BasisSpace(operator, n * basis.size * size <= _KEEP * budget)
-        mode = _find(space, targets, tolerance, max_steps)
+        mode = _find(space, targets, often, tolerance, max_steps)
         coefficients, factor = basis.coefficients(mode.coordinates), mode.prepared
         words = f"{basis.size} inducing points: {why}"
     else:
         basis = None
         plan = choose_solver(n, points.dtype, name, _RTOL if rtol is None else rtol)
         space = KernelSpace(KernelOperator(kernel, points, form), plan.solver, plan.preconditioner)
-        mode = _find(space, targets, tolerance, max_steps)
+        mode = _find(space, targets, often, tolerance, max_steps)
         coefficients = mode.coordinates
         factor = mode.prepared[1].lower if isinstance(plan.solver, Direct) else None
         words = f"{plan.reason.split(':')[0]}: {why}"
@@ -281,6 +290,23 @@ def _check_codes(codes: Any, points: Array, num_classes: int | None) -> tuple[np
     return given.astype(np.int32), count
 
 
+def _check_counts(counts: Any, points: Array) -> Array:
+    check_real_array("counts", counts)
+    with np.errstate(over="ignore"):
+        given = np.asarray(counts).astype(points.dtype)
+    # Times the smallest weight of a row, about the root of eps, a normal number.
+    limits = np.finfo(given.dtype)
+    least = float(limits.tiny / limits.eps)
+    if given.shape != points.shape[:1] or not np.all((given >= least) & np.isfinite(given)):
+        msg = (
+            f"counts must be one positive number for each of the {points.shape[0]} rows, finite "
+            f"and at least {least:.0e} in {given.dtype}; got {describe(counts)}. They are the "
+            "sample_weight of a classifier. Leave out rows that do not count."
+        )
+        raise ValueError(msg)
+    return jnp.asarray(given)
+
+
 def _inducing_that_fit(n: int, asked: int | None, size: int, budget: float) -> int:
     """How many inducing points: those asked for, or as many of 1024 as fit."""
     number = min(n, _INDUCING if asked is None else asked)
@@ -301,8 +327,9 @@ def _inducing_that_fit(n: int, asked: int | None, size: int, budget: float) -> i
 
 
 @jit_quickly
-def _find(space, targets, tolerance, max_steps) -> Mode:
-    mode = find_mode(space, targets, tolerance=tolerance, max_steps=max_steps)
+def _find(space, targets, counts, tolerance, max_steps) -> Mode:
+    settings = {"counts": counts, "tolerance": tolerance, "max_steps": max_steps}
+    mode = find_mode(space, targets, **settings)
     if isinstance(space, BasisSpace):
         return mode
     # The weighted operator holds a kernel matrix, which is not needed any more.
@@ -310,25 +337,29 @@ def _find(space, targets, tolerance, max_steps) -> Mode:
 
 
 @eqx.filter_jit
-def _variance(kernel, X, weights, basis, factor, points, rows) -> Array:
-    """Latent variance at points; of data rows given all others, where `rows` are their numbers."""
+def _variance(kernel, X, weights, basis, factor, points, left_out=None) -> Array:
+    """Latent variance at points; of data rows without what is left out: numbers and weights."""
     if basis is not None:
         features = basis.features(points)
         left = jax.scipy.linalg.solve_triangular(factor, features.T, lower=True)
         known = jnp.sum(left**2, axis=0)
-        known = known if rows is None else _without(known, weights[rows])
+        known = known if left_out is None else _without(known, left_out[1])
         unexplained = kernel.diagonal(points) - jnp.sum(features**2, axis=1)
         return known + jnp.maximum(unexplained, 0)
     weighted = Weighted(kernel), with_column(X, jnp.sqrt(weights))
-    observed = with_column(points, jnp.ones(points.shape[0], X.dtype))
+    one = jnp.ones((), X.dtype)
+    observed = with_column(points, jnp.broadcast_to(one, points.shape[:1]))
     if factor is not None:
         variance = variance_by_factor(*weighted, factor, observed)
-        return variance if rows is None else _without(variance, weights[rows])
-    one = jnp.ones((), X.dtype)
-    return variance_by_neighbours(*weighted, one, observed, _NEIGHBOURS, rows)
+        return variance if left_out is None else _without(variance, left_out[1])
+    if left_out is None:
+        return variance_by_neighbours(*weighted, one, observed, _NEIGHBOURS)
+    rows, lost = left_out
+    rest = with_column(points, jnp.sqrt(jnp.maximum(weights[rows] - lost, 0)))
+    return variance_by_neighbours(*weighted, one, observed, _NEIGHBOURS + 1, rows, rest)
 
 
 def _without(variance: Array, weights: Array) -> Array:
-    """The variance of a row without its own observation of precision `weights`."""
+    """The variance of a row without an observation of it of precision `weights`."""
     eps = float(jnp.finfo(variance.dtype).eps)
     return variance / jnp.maximum(1 - weights * variance, eps)

@@ -13,7 +13,6 @@ from jaxtyping import Array, ArrayLike, Float
 from gplsq._core import (
     check_choice,
     column_norm,
-    describe,
     gather_rows,
     jit_quickly,
     like_columns,
@@ -24,12 +23,12 @@ from gplsq._core import (
     savable,
     tile_rows,
 )
-from gplsq.gp._inputs import more_rows, take_rows
+from gplsq.gp._inputs import more_rows, points_like, take_rows
 from gplsq.gp._paths import SamplePaths, low_rank_paths
 from gplsq.gp._plan import CANDIDATES_PER_POINT, GRAM_ROWS_PER_FUNCTION, Plan
 from gplsq.gp._posterior import joint_draws
 from gplsq.gp._variance import check_covariance_fits
-from gplsq.kernels import AbstractKernel
+from gplsq.kernels import AbstractKernel, noisy_gram
 from gplsq.operators import (
     AbstractBasis,
     AbstractEvaluation,
@@ -103,7 +102,7 @@ class LowRankPosterior(eqx.Module):
 
     def mean(self, Z: ArrayLike) -> Float[Array, "t *p"]:
         """Posterior mean at Z, shape (t, d). Cost: t m sections, in tiles."""
-        return _mean(self.basis, self.coefficients, self._points(Z), self.mesh)
+        return _mean(self.basis, self.coefficients, points_like(Z, self.X), self.mesh)
 
     @property
     def Z(self) -> Float[Array, "m d"]:
@@ -139,17 +138,17 @@ class LowRankPosterior(eqx.Module):
     def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " t"]:
         """`variance` before negative rounding errors are set to 0, to count them."""
         check_choice("method", method, ("auto", "exact"))
-        return _variance(self.kernel, self.basis, self.factors, self._points(Z), self.mesh)
+        return _variance(self.kernel, self.basis, self.factors, points_like(Z, self.X), self.mesh)
 
     def covariance(self, Z: ArrayLike) -> Float[Array, "t t"]:
         """Joint posterior covariance of the latent function at Z, shape (t, d); 5 t^2 numbers."""
-        points = self._points(Z)
+        points = points_like(Z, self.X)
         check_covariance_fits(points.shape[0], 3 * self.basis.size, points)
         return _covariance(self.kernel, self.basis, self.factors, points)
 
     def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "t *p num"]:
         """Joint draws of the latent function at Z, by the eigenvectors of the covariance."""
-        points = self._points(Z)
+        points = points_like(Z, self.X)
         return joint_draws(key, self.mean(points), self.covariance(points), num)
 
     def sample_paths(self, key: Array, num: int = 1, *, num_features: int = 2048) -> SamplePaths:
@@ -217,17 +216,6 @@ class LowRankPosterior(eqx.Module):
             jax.random.key(0),
             self.solution.value,
         )
-
-    def _points(self, Z: ArrayLike) -> Float[Array, "t d"]:
-        d = self.X.shape[1]
-        points = jnp.asarray(Z, self.X.dtype)
-        if points.ndim != 2 or points.shape[1] != d:
-            msg = (
-                f"Z must be a table of points, shape (t, {d}), like the data; got "
-                f"{describe(points)}."
-            )
-            raise ValueError(msg)
-        return points
 
 
 @savable(name="gplsq.gp.Factors")
@@ -376,9 +364,7 @@ def _covariance(kernel, basis, factors, points) -> Array:
     full = matmul(left.T, left)
     if not isinstance(basis, FeatureBasis):
         # What the basis does not explain. Random features explain their own kernel.
-        index = jnp.arange(points.shape[0])
-        prior = kernel.cross(points, points).at[index, index].set(kernel.diagonal(points))
-        full = full + prior - matmul(features, features.T)
+        full = full + noisy_gram(kernel, 0, points) - matmul(features, features.T)
     return (full + full.T) / 2
 
 

@@ -1,5 +1,6 @@
 """A mean function with unknown coefficients: generalised least squares around a posterior."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +9,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from gplsq._core import check_choice, jittered_cholesky, like_columns, matmul, savable
+from gplsq._core import (
+    as_points,
+    check_choice,
+    jit_quickly,
+    jittered_cholesky,
+    like_columns,
+    matmul,
+    parts_of_type,
+    savable,
+    with_diagonal,
+)
 from gplsq.gp._condition import condition
+from gplsq.gp._inputs import check_rows, points_like, rows_like
 from gplsq.gp._low_rank import LowRankPosterior
+from gplsq.gp._paths import SamplePaths
 from gplsq.gp._posterior import Posterior, joint_draws
-from gplsq.kernels import AbstractKernel
+from gplsq.kernels import AbstractKernel, WithDerivatives
 from gplsq.operators import RowTable
 from gplsq.solvers import Direct, Solution
 
@@ -101,7 +114,7 @@ class MeanPosterior(eqx.Module):
     @property
     def y(self) -> Float[Array, "n *p"]:
         """The targets."""
-        return self._targets(self.inner.y)
+        return _targets(self.inner.y, self.coefficients)
 
     @property
     def noise_variance(self) -> Float[Array, ""]:
@@ -120,13 +133,12 @@ class MeanPosterior(eqx.Module):
 
     def mean(self, Z: ArrayLike) -> Float[Array, "m *p"]:
         """Posterior mean at Z, shape (m, d)."""
-        values, left = self._values(Z)
-        return values + matmul(left, self.coefficients)
+        return _mean(self.basis, self.coefficients, *self._predicted(Z))
 
     def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " m"]:
         """`variance` before negative rounding errors are set to 0."""
-        of_mean = jnp.sum(matmul(self._values(Z)[1], self.spread) ** 2, axis=1)
-        return self.inner.raw_variance(Z, method) + of_mean
+        inner = self.inner.raw_variance(Z, method)
+        return _covariance(self.basis, self.spread, *self._predicted(Z), inner)
 
     def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " m"]:
         """Posterior variance of the latent function at Z; see `Posterior.variance`."""
@@ -134,12 +146,29 @@ class MeanPosterior(eqx.Module):
 
     def covariance(self, Z: ArrayLike) -> Float[Array, "m m"]:
         """Joint posterior covariance of the latent function at Z, shape (m, d)."""
-        half = matmul(self._values(Z)[1], self.spread)
-        return self.inner.covariance(Z) + matmul(half, half.T)
+        inner = self.inner.covariance(Z)
+        return _covariance(self.basis, self.spread, *self._predicted(Z), inner)
 
     def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "m *p num"]:
         """Joint draws of the latent function at Z."""
         return joint_draws(key, self.mean(Z), self.covariance(Z), num)
+
+    def sample_paths(self, key: Array, num: int = 1, *, num_features: int = 2048) -> SamplePaths:
+        """Functions drawn from the posterior; see `Posterior.sample_paths`.
+
+        Given b the process is the zero-mean one, and b is drawn: paths of that, and what the data
+        leave of h times the b of each.
+        """
+        to_paths, to_mean = jax.random.split(key)
+        inner, q = self.inner, self.spread.shape[0]
+        value = _targets(inner.solution.value, self.coefficients)
+        alone: Any = eqx.tree_at(lambda posterior: posterior.solution.value, inner, value)
+        paths = alone.sample_paths(to_paths, num, num_features=num_features)
+        normal = jax.random.normal(to_mean, (q, paths.weights.shape[1]), value.dtype)
+        weights = jnp.tile(self.coefficients.reshape(q, -1), num) + matmul(self.spread, normal)
+        low_rank = isinstance(inner, LowRankPosterior)
+        explained = inner.coefficients if low_rank else inner.solution.value
+        return paths.around(self.basis, weights, explained[:, -q:])
 
     def leave_one_out(self, rows: ArrayLike) -> tuple[Array, Array]:
         """Residual and variance of chosen rows predicted from all the others.
@@ -149,42 +178,36 @@ class MeanPosterior(eqx.Module):
         solver. Otherwise the diagonal of S^-1 is that of `Posterior.leave_one_out`, a bound, and
         P_ii is taken as at least half of it.
         """
-        residual, latent = self.inner.leave_one_out(rows)
-        total = latent + self.noise_variance
-        solved = residual / total[:, None]
-        of_y, of_basis = self._targets(solved), solved[:, -self.basis_size :]
-        explained = jnp.sum(matmul(of_basis, self.spread) ** 2, axis=1)
-        diagonal = 1 / total
         exact = isinstance(self.inner, Posterior) and isinstance(self.inner.solver, Direct)
-        least = diagonal * (10 * jnp.finfo(total.dtype).eps if exact else 0.5)
-        total = 1 / jnp.maximum(diagonal - explained, least)
-        left = of_y - matmul(of_basis, self.coefficients)
-        return left * like_columns(total, left), jnp.maximum(total - self.noise_variance, 0)
+        model = self.coefficients, self.spread, self.noise_variance
+        return _left_out(*self.inner.leave_one_out(rows), *model, exact)
 
     def update(self, X: ArrayLike, y: ArrayLike) -> "MeanPosterior":
         """The posterior given more rows as well, see `Posterior.update`."""
-        points = jnp.asarray(X, self.X.dtype)
-        block = _block(jnp.asarray(y, points.dtype), self.basis(points))
-        return _around(self.inner.update(points, block), self.basis, self.coefficients.ndim == 1)
+        points, target = rows_like(self.X, self.coefficients.shape[1:], X, y)
+        inner = self.inner.update(points, _block(self.basis, points, target))
+        return _around(inner, self.basis, target)
 
     def without_kept_matrix(self) -> "MeanPosterior":
         """The same for a file, see `Posterior.without_kept_matrix`."""
         return replace(self, inner=self.inner.without_kept_matrix())
 
-    @property
-    def basis_size(self) -> int:
-        """q."""
-        return self.spread.shape[0]
+    def _predicted(self, Z: ArrayLike) -> tuple[Array, Array]:
+        """Points, and the predictions of y and of the basis there."""
+        points = points_like(Z, self.X)
+        return points, self.inner.mean(points)
 
-    def _values(self, Z: ArrayLike) -> tuple[Array, Array]:
-        """Predictions of y, and what the basis leaves unpredicted of itself."""
-        points = jnp.asarray(Z, self.X.dtype)
-        both = self.inner.mean(points)
-        return self._targets(both), self.basis(points) - both[:, -self.basis_size :]
 
-    def _targets(self, block: Array) -> Array:
-        """The columns of y, a vector for one output."""
-        return block[:, 0] if self.coefficients.ndim == 1 else block[:, : -self.basis_size]
+def check_mean(kernel: AbstractKernel | None, mean: Any) -> None:
+    """Refuse a fitted mean of rows that observe slopes, of which its functions know nothing."""
+    fitted = isinstance(mean, MeanBasis) or mean in MEANS
+    if fitted and parts_of_type(kernel, WithDerivatives):
+        msg = (
+            "mean must be zero, or a function of your own, with a kernel WithDerivatives: the "
+            "functions of a fitted mean are of values alone. Subtract a trend from values and "
+            "slopes before."
+        )
+        raise ValueError(msg)
 
 
 def condition_around_mean(
@@ -210,7 +233,7 @@ def condition_around_mean(
     Raises
     ------
     ValueError
-        As `condition`; and for a `RowTable`.
+        As `condition`; and for a `RowTable`, or a kernel `WithDerivatives`.
 
     Notes
     -----
@@ -225,41 +248,84 @@ def condition_around_mean(
             'array, or mean="zero".'
         )
         raise ValueError(msg)
+    check_mean(kernel, mean)
     basis = mean if isinstance(mean, MeanBasis) else MeanBasis(mean)
-    points = jnp.asarray(X)
-    points = points if jnp.issubdtype(points.dtype, jnp.floating) else points.astype(float)
+    points = as_points("X", X)
     target = jnp.asarray(y, points.dtype)
-    if points.ndim != 2 or target.ndim not in (1, 2) or target.shape[0] != points.shape[0]:
-        msg = (
-            f"X must have shape (n, d) and y shape (n,) or (n, p); got {points.shape} and "
-            f"{target.shape}. Pass one target, or a row of targets, for each row."
-        )
-        raise ValueError(msg)
-    inner = condition(kernel, points, _block(target, basis(points)), **settings)
-    return _around(inner, basis, target.ndim == 1)
+    check_rows(points.shape, target.shape)
+    inner = condition(kernel, points, _block(basis, points, target), **settings)
+    return _around(inner, basis, target)
 
 
-def _block(y: Array, values: Array) -> Array:
-    return jnp.concatenate([y.reshape(y.shape[0], -1), values], axis=1)
+# Programs, because JAX compiles what runs outside of one operation by operation.
 
 
-def _around(inner: Any, basis: MeanBasis, single: bool) -> MeanPosterior:
-    """Generalised least squares by the columns that were solved for."""
-    solved, points = inner.solution.value, inner.X
-    if isinstance(inner, LowRankPosterior):
-        # S^-1 v of S = A A^T + noise, from what the fit leaves of v.
-        solved = (inner.y - inner.mean(points)) / inner.noise_variance
-    q = basis(points[:1]).shape[1]
-    products = matmul(inner.y[:, -q:].T, solved)
+@jit_quickly
+def _block(basis: MeanBasis, points: Array, y: Array) -> Array:
+    """The columns to solve for: the targets, and then the basis."""
+    return jnp.concatenate([y.reshape(y.shape[0], -1), basis(points)], axis=1)
+
+
+def _targets(block: Array, coefficients: Array) -> Array:
+    """The columns of y, a vector for one output."""
+    return block[:, 0] if coefficients.ndim == 1 else block[:, : -coefficients.shape[0]]
+
+
+def _unpredicted(basis: MeanBasis, points: Array, both: Array) -> Array:
+    """What the data leave unpredicted of the basis."""
+    values = basis(points)
+    return values - both[:, -values.shape[1] :]
+
+
+@jit_quickly
+def _mean(basis: MeanBasis, coefficients: Array, points: Array, both: Array) -> Array:
+    left = _unpredicted(basis, points, both)
+    return _targets(both, coefficients) + matmul(left, coefficients)
+
+
+@jit_quickly
+def _covariance(basis: MeanBasis, spread: Array, points: Array, both: Array, inner: Array) -> Array:
+    """`inner`, variances or a covariance, with what is not known of the mean."""
+    half = matmul(_unpredicted(basis, points, both), spread)
+    return inner + (jnp.sum(half**2, axis=1) if inner.ndim == 1 else matmul(half, half.T))
+
+
+@jit_quickly
+def _left_out(residual, latent, coefficients, spread, noise, exact: bool) -> tuple[Array, Array]:
+    total = latent + noise
+    solved = residual / total[:, None]
+    of_y, of_basis = _targets(solved, coefficients), solved[:, -spread.shape[0] :]
+    explained = jnp.sum(matmul(of_basis, spread) ** 2, axis=1)
+    diagonal = 1 / total
+    least = diagonal * (10 * float(jnp.finfo(total.dtype).eps) if exact else 0.5)
+    total = 1 / jnp.maximum(diagonal - explained, least)
+    left = of_y - matmul(of_basis, coefficients)
+    return left * like_columns(total, left), jnp.maximum(total - noise, 0)
+
+
+def _around(inner: Any, basis: MeanBasis, y: Array) -> MeanPosterior:
+    """The posterior of targets shaped like y, from the columns that were solved for."""
+    points: Any = inner.X
+    fit = inner.mean(points) if isinstance(inner, LowRankPosterior) else None
+    solved = inner.solution.value, fit, inner.noise_variance
+    return MeanPosterior(inner, basis, *_generalised(inner.y, *solved, y.shape[1:]))
+
+
+@jit_quickly
+def _generalised(y, value, fit, noise, columns: tuple[int, ...]) -> tuple[Array, Array]:
+    """Generalised least squares: the coefficients, and the root of their covariance."""
+    # S^-1 v of S = A A^T + noise, from what the fit leaves of v.
+    solved = value if fit is None else (y - fit) / noise
+    q = y.shape[1] - math.prod(columns)
+    products = matmul(y[:, -q:].T, solved)
     information = products[:, -q:]
     # Of unit diagonal; a function that is 0 at all rows gets the coefficient 0.
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(information), 0))
     used = scale > 0
     scale = jnp.where(used, scale, 1)
-    index, eps = jnp.arange(q), jnp.finfo(solved.dtype).eps
     scaled = (information + information.T) / (2 * jnp.outer(scale, scale))
-    lower, _ = jittered_cholesky(scaled.at[index, index].set(1), jnp.asarray(10 * q * eps))
-    inverse = jax.scipy.linalg.solve_triangular(lower, jnp.diag(used / scale), lower=True)
-    spread = inverse.T
+    rounding = jnp.asarray(10 * q * float(jnp.finfo(y.dtype).eps), y.dtype)
+    lower, _ = jittered_cholesky(with_diagonal(scaled, 1), rounding)
+    spread = jax.scipy.linalg.solve_triangular(lower, jnp.diag(used / scale), lower=True).T
     coefficients = matmul(spread, matmul(spread.T, products[:, :-q]))
-    return MeanPosterior(inner, basis, coefficients[:, 0] if single else coefficients, spread)
+    return coefficients.reshape(q, *columns), spread

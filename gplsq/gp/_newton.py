@@ -84,10 +84,11 @@ def find_mode(
     space: AbstractSpace,
     Y: Float[Array, "n k"],
     *,
+    counts: Float[Array, " n"] | None = None,
     tolerance: float | None = None,
     max_steps: int = 100,
 ) -> Mode:
-    """Minimise `|f|^2 / 2 - sum_i log p(y_i | f(x_i))` over a space of functions.
+    """Minimise `|f|^2 / 2 - sum_i c_i log p(y_i | f(x_i))` over a space of functions.
 
     Parameters
     ----------
@@ -95,9 +96,12 @@ def find_mode(
         The functions.
     Y
         Indicators of classes, shape (n, k).
+    counts
+        How often each row was observed, c; once by default.
     tolerance
-        On the Newton decrement divided by sqrt(n), which is the root mean square change of a latent
-        value (a logit) that the next step would make, weighted. 1e-3 in float32, 1e-6 in float64.
+        On the Newton decrement divided by sqrt(sum(c)), which is the root mean square change of a
+        latent value (a logit) that the next step would make, weighted. 1e-3 in float32, 1e-6 in
+        float64.
     max_steps
         Steps at most.
 
@@ -118,6 +122,7 @@ def find_mode(
     n = Y.shape[0]
     zero = jnp.zeros((space.size, Y.shape[1]), Y.dtype)
     F = jnp.zeros_like(Y)
+    often = jnp.ones((n, 1), Y.dtype) if counts is None else counts[:, None]
     one = jnp.ones((), Y.dtype)
     nothing = jnp.zeros((), jnp.int32)
     # Weights of 0 have changed at once: the factorisation of the first step is made in the loop,
@@ -129,14 +134,14 @@ def find_mode(
     start = _State(zero, F, zero, one, zero, F, weights, prepared, *numbers, jnp.zeros((), bool))
 
     def advance(state: _State) -> _State:
-        now = row_weights(state.F)
+        now = row_weights(state.F) * often[:, 0]
         moved = jnp.sum(jnp.abs(now - state.weights)) > _CHANGE * jnp.sum(state.weights)
         weights, prepared = jax.lax.cond(
             moved | (state.status != STATUS.RUNNING),
             lambda: (now, space.prepare(now)),
             lambda: (state.weights, state.prepared),
         )
-        stepped = _step(space, Y, state, weights, prepared, tolerance, max_steps)
+        stepped = _step(space, Y, often, state, weights, prepared, tolerance, max_steps)
         ended = state._replace(weights=weights, prepared=prepared, done=jnp.ones((), bool))
         running = state.status == STATUS.RUNNING
         return jax.tree.map(lambda a, b: jnp.where(running, a, b), stepped, ended)
@@ -145,9 +150,9 @@ def find_mode(
     return Mode(end.u, end.F, end.weights, end.prepared, end.status, end.step, end.decrement)
 
 
-def _step(space, Y, state: _State, weights, prepared, tolerance, max_steps) -> _State:
+def _step(space, Y, often, state: _State, weights, prepared, tolerance, max_steps) -> _State:
     """To the minimum along the next conjugate direction."""
-    r = space.gradient(state.u, residual(state.F, Y))
+    r = space.gradient(state.u, often * residual(state.F, Y))
     s = space.solve(prepared, weights, r)
     Fs = space.values(s)
     rho = space.inner(r, s, Fs)
@@ -158,8 +163,8 @@ def _step(space, Y, state: _State, weights, prepared, tolerance, max_steps) -> _
     downhill = space.inner(r, d, Fd) < 0
     d, Fd = jnp.where(downhill, d, -s), jnp.where(downhill, Fd, -Fs)
     u_d, d_d = space.inner(state.u, d, Fd), space.inner(d, d, Fd)
-    t = line_search(state.F, Fd, Y, u_d, d_d)
-    decrement = jnp.sqrt(jnp.maximum(rho, 0) / Y.shape[0])
+    t = line_search(state.F, Fd, Y, u_d, d_d, often)
+    decrement = jnp.sqrt(jnp.maximum(rho, 0) / jnp.sum(often))
     stale = jnp.where(decrement < 0.9 * state.best, 0, state.stale + 1)
     status = jnp.where(stale > _PATIENCE, STATUS.STAGNATED, STATUS.RUNNING)
     status = jnp.where(state.step + 1 >= max_steps, STATUS.MAX_STEPS, status)
@@ -172,8 +177,12 @@ def _step(space, Y, state: _State, weights, prepared, tolerance, max_steps) -> _
     return _State(u, F, *memory, state.step + 1, decrement, best, stale, status, state.done)
 
 
-def line_search(F: Array, Fd: Array, Y: Array, u_d: Array, d_d: Array) -> Float[Array, ""]:
+def line_search(
+    F: Array, Fd: Array, Y: Array, u_d: Array, d_d: Array, often: Array
+) -> Float[Array, ""]:
     """The step t > 0 that minimises `|u + t d|^2 / 2 - log likelihood(F + t Fd)`.
+
+    `often` says how often each row counts, shape (n, 1).
 
     Newton's method on a convex function of one number, between bounds that close in: products of
     arrays of the size of F alone.
@@ -181,8 +190,8 @@ def line_search(F: Array, Fd: Array, Y: Array, u_d: Array, d_d: Array) -> Float[
 
     def slopes(t: Array) -> tuple[Array, Array]:
         G = F + t * Fd
-        first = u_d + t * d_d - jnp.sum(residual(G, Y) * Fd)
-        return first, d_d + jnp.sum(Fd * curvature(G, Fd))
+        first = u_d + t * d_d - jnp.sum(often * residual(G, Y) * Fd)
+        return first, d_d + jnp.sum(often * Fd * curvature(G, Fd))
 
     def improve(_: Any, carry: tuple) -> tuple:
         low, high, t = carry
@@ -190,7 +199,8 @@ def line_search(F: Array, Fd: Array, Y: Array, u_d: Array, d_d: Array) -> Float[
         low, high = jnp.where(first < 0, t, low), jnp.where(first < 0, high, t)
         new = t - first / jnp.where(second > 0, second, 1)
         middle = jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * low)
-        inside = (new > low) & (new < high) & (new < 4 * jnp.maximum(low, 1))
+        # Bounds included: at the minimum a step of 0 ends on one, and must not be bisected away.
+        inside = (new >= low) & (new <= high) & (new < 4 * jnp.maximum(low, 1))
         return low, high, jnp.where(inside, new, middle)
 
     one = jnp.ones((), F.dtype)
@@ -204,5 +214,6 @@ def temperature_of(logits: Float[Array, "n k"], Y: Float[Array, "n k"]) -> Float
     """
     scale = jnp.mean(logits**2)
     zero = jnp.zeros((), logits.dtype)
-    t = line_search(jnp.zeros_like(logits), logits, Y, zero, 0.05 * scale)
+    once = jnp.ones((logits.shape[0], 1), logits.dtype)
+    t = line_search(jnp.zeros_like(logits), logits, Y, zero, 0.05 * scale, once)
     return 1 / jnp.clip(t, 0.05, 20)

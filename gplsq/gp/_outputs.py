@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from gplsq._core import savable
+from gplsq._core import is_traced, jit_quickly, savable
 from gplsq.gp._condition import condition
+from gplsq.gp._inputs import check_rows, points_like, rows_like
 from gplsq.gp._low_rank import LowRankPosterior
 from gplsq.gp._mean import MeanBasis, MeanPosterior, condition_around_mean
 from gplsq.gp._missing import check_observed, group_outputs
@@ -41,11 +42,11 @@ class SeparateOutputs(eqx.Module):
 
     def mean(self, Z: ArrayLike) -> Float[Array, "m p"]:
         """Posterior means at Z, shape (m, d)."""
-        return self._in_order([part.mean(Z) for part in self.parts])
+        return _in_order([part.mean(Z) for part in self.parts], self.columns)
 
     def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, "m p"]:
         """Variances of the latent functions, before negative rounding errors are set to 0."""
-        return self._spread([part.raw_variance(Z, method) for part in self.parts])
+        return _spread([part.raw_variance(Z, method) for part in self.parts], self.columns)
 
     def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, "m p"]:
         """Variances of the latent functions at Z; never negative. See `Posterior.variance`."""
@@ -53,19 +54,26 @@ class SeparateOutputs(eqx.Module):
 
     def covariance(self, Z: ArrayLike) -> Float[Array, "m m p"]:
         """Joint covariance of each output at the points Z; outputs are independent."""
-        return self._spread([part.covariance(Z) for part in self.parts])
+        return _spread([part.covariance(Z) for part in self.parts], self.columns)
 
     def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "m p num"]:
         """Joint draws of the latent functions at Z."""
         keys = jax.random.split(key, len(self.parts))
         parts = zip(self.parts, keys, strict=True)
-        return self._in_order([part.sample(one, Z, num) for part, one in parts])
+        return _in_order([part.sample(one, Z, num) for part, one in parts], self.columns)
 
     def update(self, X: ArrayLike, y: ArrayLike) -> "SeparateOutputs":
-        """Given more rows with all their targets, shapes (s, d) and (s, p)."""
-        target = jnp.asarray(y)
+        """Given more rows with all their targets, shapes (s, d) and (s, p).
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match, or a target is missing or infinite.
+        """
+        points, target = rows_like(self.parts[0].X, (self.num_outputs,), X, y)
+        _check_numbers(target, missing=False)
         parts = zip(self.parts, self.columns, strict=True)
-        updated = [part.update(X, target[:, np.asarray(columns)]) for part, columns in parts]
+        updated = [part.update(points, target[:, np.asarray(columns)]) for part, columns in parts]
         return SeparateOutputs(tuple(updated), self.columns)
 
     def without_kept_matrix(self) -> "SeparateOutputs":
@@ -73,15 +81,33 @@ class SeparateOutputs(eqx.Module):
         parts = tuple(part.without_kept_matrix() for part in self.parts)
         return SeparateOutputs(parts, self.columns)
 
-    def _in_order(self, values: list[Array]) -> Array:
-        """Blocks of outputs along the second axis, sorted by output."""
-        order = np.argsort(np.concatenate(self.columns))
-        return jnp.concatenate(values, axis=1)[:, order]
 
-    def _spread(self, values: list[Array]) -> Array:
-        """Numbers of groups, for each output along a last axis."""
-        owner = {column: i for i, columns in enumerate(self.columns) for column in columns}
-        return jnp.stack([values[owner[j]] for j in range(self.num_outputs)], axis=-1)
+@jit_quickly
+def _in_order(values: list[Array], columns: tuple[tuple[int, ...], ...]) -> Array:
+    """Blocks of outputs along the second axis, sorted by output."""
+    order = np.argsort(np.concatenate(columns))
+    return jnp.concatenate(values, axis=1)[:, order]
+
+
+@jit_quickly
+def _spread(values: list[Array], columns: tuple[tuple[int, ...], ...]) -> Array:
+    """Numbers of groups, for each output along a last axis."""
+    owner = {column: i for i, group in enumerate(columns) for column in group}
+    return jnp.stack([values[owner[j]] for j in range(len(owner))], axis=-1)
+
+
+def _check_numbers(y: Array, *, missing: bool) -> None:
+    """Refuse further targets that are infinite or, unless these may be `missing`, NaN."""
+    if is_traced(y):
+        return
+    numbers = np.asarray(y)
+    if np.isinf(numbers).any() or (np.isnan(numbers).any() and not missing):
+        wrong = numbers[np.isinf(numbers) if missing else ~np.isfinite(numbers)]
+        what = (
+            "finite, or NaN where they are missing" if missing else "finite, none of them missing"
+        )
+        msg = f"targets in y must be {what}; got {wrong[0]} and {wrong.size - 1} more like it."
+        raise ValueError(msg)
 
 
 @savable
@@ -138,10 +164,18 @@ class CorrelatedOutputs(eqx.Module):
         return draws.reshape(-1, self.num_outputs, num)
 
     def update(self, X: ArrayLike, y: ArrayLike) -> "CorrelatedOutputs":
-        """Given more rows, shapes (s, d) and (s, p); NaN are targets that are missing."""
-        target = np.asarray(y)
-        points, values = as_pairs(np.asarray(X), target, np.isfinite(target), self.column)
-        return CorrelatedOutputs(self.pairs.update(points, values), self.num_outputs, self.column)
+        """Given more rows, shapes (s, d) and (s, p); NaN are targets that are missing.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match, or a target is infinite.
+        """
+        data = rows_like(_without_output(self.pairs.X), (self.num_outputs,), X, y)
+        _check_numbers(data[1], missing=True)
+        points, target = map(np.asarray, data)
+        pairs = self.pairs.update(*as_pairs(points, target, ~np.isnan(target), self.column))
+        return CorrelatedOutputs(pairs, self.num_outputs, self.column)
 
     def without_kept_matrix(self) -> "CorrelatedOutputs":
         """The same for a file, see `Posterior.without_kept_matrix`."""
@@ -149,13 +183,20 @@ class CorrelatedOutputs(eqx.Module):
 
     def _at_all(self, Z: ArrayLike) -> Float[Array, "mp e"]:
         """Every point with every output, point by point."""
-        return at_all_outputs(jnp.asarray(Z, self.pairs.X.dtype), self.num_outputs, self.column)
+        points = points_like(Z, _without_output(self.pairs.X))
+        return at_all_outputs(points, self.num_outputs, self.column)
 
 
+@jit_quickly
 def at_all_outputs(Z: Any, num_outputs: int, column: int) -> Any:
     """Every point, shape (m, d), with the number of every output; shape (m p, d + 1)."""
     outputs = jnp.tile(jnp.arange(num_outputs, dtype=Z.dtype), Z.shape[0])
     return jnp.insert(jnp.repeat(Z, num_outputs, axis=0), column, outputs, axis=1)
+
+
+def _without_output(X: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of points without the number of an output."""
+    return jax.ShapeDtypeStruct((X.shape[0], X.shape[1] - 1), X.dtype)
 
 
 def as_pairs(
@@ -216,7 +257,8 @@ def condition_outputs(
     Raises
     ------
     ValueError
-        If shapes do not match, or an output has no target.
+        If shapes do not match, an output has no target, or `correlated` or `observed` comes with
+        one output, y of shape (n,).
 
     Notes
     -----
@@ -224,10 +266,17 @@ def condition_outputs(
     ones.
     """
     target = np.asarray(y)
+    check_rows(X.shape if isinstance(X, RowTable) else np.shape(X), target.shape)
     settings["noise_variance"] = noise_variance
     fit: Any = condition
     if mean != "zero":
         fit = functools.partial(condition_around_mean, mean=MeanBasis(mean, weighted=weighted))
+    if target.ndim == 1 and (correlated or observed is not None):
+        msg = (
+            f"correlated and observed are of several outputs, y of shape (n, p); got y of shape "
+            f"{target.shape}. Leave them out, and rows without a target too."
+        )
+        raise ValueError(msg)
     if target.ndim == 1:
         return fit(kernel, X, target, inducing=inducing, **settings)
     mask = check_observed(observed, target.shape)

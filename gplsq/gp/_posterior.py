@@ -7,12 +7,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from sklearn.exceptions import ConvergenceWarning
 
 from gplsq._core import (
     check_choice,
-    describe,
+    check_count,
     is_traced,
     jit_quickly,
     like_columns,
@@ -22,7 +23,7 @@ from gplsq._core import (
     savable,
     status_ok,
 )
-from gplsq.gp._inputs import more_rows
+from gplsq.gp._inputs import more_rows, points_like
 from gplsq.gp._paths import SamplePaths, exact_paths
 from gplsq.gp._plan import choose_solver
 from gplsq.gp._variance import (
@@ -33,7 +34,7 @@ from gplsq.gp._variance import (
     variance_by_neighbours,
     variance_by_solves,
 )
-from gplsq.kernels import AbstractKernel
+from gplsq.kernels import AbstractKernel, noisy_gram
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.operators import cross_product
 from gplsq.solvers import AbstractLeastSquares, Direct, Solution, lstsq
@@ -73,7 +74,7 @@ class Posterior(eqx.Module):
     def mean(self, Z: ArrayLike) -> Float[Array, "m *p"]:
         """Posterior mean at Z, shape (m, d). Cost: m n kernel entries, in tiles."""
         data = self.X, self.solution.value, self.operator.mesh
-        return cross_product(self.kernel, self._points(Z), *data)
+        return cross_product(self.kernel, points_like(Z, self.X), *data)
 
     def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " m"]:
         """Posterior variance of the latent function at Z, shape (m, d); never negative.
@@ -93,7 +94,7 @@ class Posterior(eqx.Module):
     def raw_variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " m"]:
         """`variance` before negative rounding errors are set to 0, to count them."""
         check_choice("method", method, ("auto", "exact", "neighbours"))
-        points = self._points(Z)
+        points = points_like(Z, self.X)
         direct = isinstance(self.solver, Direct)
         if method == "neighbours" or (method == "auto" and not direct):
             return self._bound(points, None)
@@ -112,24 +113,23 @@ class Posterior(eqx.Module):
         Memory: about 5 m^2 + 2 m n numbers, 12 m n with LSMR; a `MemoryError` tells beforehand if
         they are not there.
         """
-        points = self._points(Z)
+        points = points_like(Z, self.X)
         direct = isinstance(self.solver, Direct)
         columns = (2 if direct else 12) * self.X.shape[0]
         check_covariance_fits(points.shape[0], columns, points)
         if direct:
-            full = _covariance_by_factor(self.kernel, self.X, self.prepared.lower, points)
-        else:
-            full, status = _covariance_by_solves(
-                self.operator, self.noise_variance, self.solver, self.prepared, points
-            )
-            _warn_if_missed(status, *_VARIANCE)
-        return (full + full.T) / 2
+            return _covariance_by_factor(self.kernel, self.X, self.prepared.lower, points)
+        full, status = _covariance_by_solves(
+            self.operator, self.noise_variance, self.solver, self.prepared, points
+        )
+        _warn_if_missed(status, *_VARIANCE)
+        return full
 
     def sample(self, key: Array, Z: ArrayLike, num: int = 1) -> Float[Array, "m *p num"]:
         """Joint draws of the latent function at Z, shape (m, d), by the eigenvectors of the
         covariance. Cost: m^3 flops beside the covariance.
         """
-        points = self._points(Z)
+        points = points_like(Z, self.X)
         return joint_draws(key, self.mean(points), self.covariance(points), num)
 
     def sample_paths(self, key: Array, num: int = 1, *, num_features: int = 2048) -> SamplePaths:
@@ -147,7 +147,7 @@ class Posterior(eqx.Module):
         Returns
         -------
         SamplePaths
-            `paths(Z)` has shape (num, m).
+            `paths(Z)` has shape (num, m); of p outputs (num, m, p), drawn independently.
 
         Raises
         ------
@@ -163,8 +163,8 @@ class Posterior(eqx.Module):
         -----
         Their mean is `mean`. Their covariance is that of the posterior in the mean over keys; for
         one key it is off by about ``1 / sqrt(num_features)`` of the prior's, most of it far away.
-        Cost: n num_features cosines, and one block solve with `num` right-hand sides by the
-        posterior's solver and to its tolerance. Wilson et al. (2020, 2021).
+        Cost: n num_features cosines, and one block solve with `num` right-hand sides for each
+        output, by the posterior's solver and to its tolerance. Wilson et al. (2020, 2021).
         """
         paths = exact_paths(self, key, num, num_features)
         _warn_if_missed(paths.status, *_PATHS)
@@ -226,21 +226,14 @@ class Posterior(eqx.Module):
         points, target = more_rows(self.X, self.y, X, y)
         direct = isinstance(self.solver, Direct)
         mesh, form = self.operator.mesh, "tiled" if direct else self.operator.form
-        target = place(target, mesh)
         operator = KernelOperator(self.kernel, points, form, mesh=mesh)
-        damp = jnp.sqrt(self.noise_variance)
+        data = operator, place(target, mesh), self.noise_variance, self.solver, self.plan
         if direct:
             lower = _extended(self.kernel, points, self.prepared.lower, self.noise_variance, n)
-            prepared = type(self.prepared)(lower)
-            x0 = None
-        else:
-            preconditioner = choose_solver(points.shape[0], points.dtype, "lsmr").preconditioner
-            prepared = prepare(self.solver, operator, damp, preconditioner)
-            x0 = jnp.concatenate([self.solution.value, jnp.zeros_like(target[n:])])
-        settings = {"damp": damp, "solver": self.solver, "x0": x0, "throw": False}
-        solution = lstsq(operator, target, preconditioner=prepared, **settings)
-        parts = operator.X, target, self.noise_variance, solution, operator, prepared, self.solver
-        return Posterior(self.kernel, *parts, self.plan)
+            return solve_exact(*data, prepared=type(self.prepared)(lower))
+        recipe = choose_solver(points.shape[0], points.dtype, "lsmr").preconditioner
+        x0 = jnp.concatenate([self.solution.value, jnp.zeros_like(target[n:])])
+        return solve_exact(*data, recipe=recipe, x0=x0)
 
     def without_kept_matrix(self) -> "Posterior":
         """The same posterior with products in tiles, on one device: n^2 numbers less to save."""
@@ -251,21 +244,38 @@ class Posterior(eqx.Module):
         data = self.X, self.noise_variance, points, exclude, self.operator.mesh
         return _neighbours(self.kernel, *data)
 
-    def _points(self, Z: ArrayLike) -> Float[Array, "m d"]:
-        points = jnp.asarray(Z, self.X.dtype)
-        if points.ndim != 2 or points.shape[1] != self.X.shape[1]:
-            msg = (
-                f"Z must be a table of points, shape (m, {self.X.shape[1]}), like the data; got "
-                f"{describe(points)}."
-            )
-            raise ValueError(msg)
-        return points
+
+def solve_exact(
+    operator: KernelOperator,
+    y: Float[Array, "n *p"],
+    noise: Float[Array, ""],
+    solver: AbstractLeastSquares,
+    words: str,
+    *,
+    recipe: Any = None,
+    prepared: Any = None,
+    x0: Array | None = None,
+) -> Posterior:
+    """The posterior by one solve; `recipe` is a preconditioner for a solver not prepared yet."""
+    damp = jnp.sqrt(noise)
+    if prepared is None:
+        prepared = _prepare(solver, operator, damp, recipe)
+    # A solver that is already prepared is handed to lstsq as the preconditioner.
+    settings = {"preconditioner": prepared, "x0": x0, "throw": False}
+    solution = lstsq(operator, y, damp=damp, solver=solver, **settings)
+    parts = operator.X, y, noise, solution, operator, prepared, solver
+    return Posterior(operator.kernel, *parts, words)
 
 
 def joint_draws(
     key: Array, mean: Float[Array, "m *p"], covariance: Float[Array, "m m"], num: int
 ) -> Float[Array, "m *p num"]:
     """Draws of normal vectors of one covariance, independent for each column of the mean."""
+    return _draws(key, mean, covariance, check_count("num", num))
+
+
+@jit_quickly
+def _draws(key: Array, mean: Array, covariance: Array, num: int) -> Array:
     values, vectors = jnp.linalg.eigh(covariance)
     root = vectors * jnp.sqrt(jnp.maximum(values, 0))
     normal = jax.random.normal(key, (*mean.shape, num), mean.dtype)
@@ -280,7 +290,7 @@ def _warn_if_missed(status: Array, what: str, effect: str) -> None:
     """One warning for all right-hand sides whose solves missed their tolerance."""
     if is_traced(status):
         return
-    missed = int(jnp.sum(~status_ok(status)))
+    missed = int(np.sum(~status_ok(np.asarray(status))))
     if missed:
         message = (
             f"{what.format(f'{missed} of {status.size}')} missed the solver's tolerance: {effect}. "
@@ -289,7 +299,7 @@ def _warn_if_missed(status: Array, what: str, effect: str) -> None:
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
-prepare = jit_quickly(
+_prepare = jit_quickly(
     lambda solver, operator, damp, preconditioner: solver.prepare(operator, damp, preconditioner)
 )
 _by_solves = jit_quickly(variance_by_solves)
@@ -317,10 +327,9 @@ def _neighbours(kernel, X, noise, Z, exclude, mesh):
 def _extended(kernel, X, lower, noise, n: int) -> Array:
     """The Cholesky factor of all rows of X from that of the first n."""
     new = X[n:]
-    index = jnp.arange(new.shape[0])
     left = jax.scipy.linalg.solve_triangular(lower, kernel.cross(X[:n], new), lower=True)
-    corner = kernel.cross(new, new).at[index, index].set(kernel.diagonal(new) + noise)
-    corner = jax.lax.linalg.cholesky(corner - matmul(left.T, left), symmetrize_input=False)
+    corner = noisy_gram(kernel, noise, new) - matmul(left.T, left)
+    corner = jax.lax.linalg.cholesky(corner, symmetrize_input=False)
     top = jnp.concatenate([lower, jnp.zeros_like(left)], axis=1)
     return jnp.concatenate([top, jnp.concatenate([left.T, corner], axis=1)])
 

@@ -30,7 +30,7 @@ from gplsq._core import (
 from gplsq.gp._condition import condition
 from gplsq.gp._low_rank import LowRankPosterior, solve_low_rank
 from gplsq.gp._plan import choose_solver
-from gplsq.gp._posterior import Posterior, prepare
+from gplsq.gp._posterior import Posterior, solve_exact
 from gplsq.kernels import AbstractKernel, Weighted
 from gplsq.operators import Evaluation, RowTable
 from gplsq.operators import Kernel as KernelOperator
@@ -220,7 +220,7 @@ def _iterate(posterior, points, target, weights, s2, df, estimate, max_steps, to
             status = STATUS.NON_FINITE
             break
         fell = before - now
-        if best is None or fell >= 0:
+        if fell >= 0:
             best = posterior, weights, s2
         before = min(before, now)
         weights = next_weights
@@ -231,7 +231,7 @@ def _iterate(posterior, points, target, weights, s2, df, estimate, max_steps, to
             better = jnp.maximum(moment / jnp.maximum(n - taken, 1), floor)
             estimate = abs(math.log(float(better / s2))) > _SETTLED
             if estimate:
-                s2, best, before = better, None, math.inf
+                s2, before = better, math.inf
         elif fell <= tol * n:
             status = STATUS.CONVERGED_NORMAL if fell >= -tol * n else STATUS.STAGNATED
             break
@@ -254,13 +254,9 @@ def _reweighted(posterior, points, target, roots, old, s2) -> Posterior | LowRan
     recipe = None
     if not isinstance(solver, Direct):
         recipe = choose_solver(y.shape[0], y.dtype, solver).preconditioner
-    y, damp = place(y, mesh), jnp.sqrt(s2)
-    prepared = prepare(solver, operator, damp, recipe)
     x0 = safe_divide(old * posterior.solution.value, roots)
-    options = {"damp": damp, "solver": solver, "x0": x0, "throw": False}
-    solution = lstsq(operator, y, preconditioner=prepared, **options)
-    parts = operator.X, y, place(s2, mesh), solution, operator, prepared, solver, posterior.plan
-    return Posterior(posterior.kernel, *parts)
+    data = operator, place(y, mesh), place(s2, mesh), solver, posterior.plan
+    return solve_exact(*data, recipe=recipe, x0=x0)
 
 
 def _values(posterior, points, roots) -> tuple[Array, Array]:

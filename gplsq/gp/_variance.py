@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from gplsq._core import column_norm, free_memory, map_row_tiles, matmul
 from gplsq.gp._plan import format_bytes
-from gplsq.kernels import AbstractKernel
+from gplsq.kernels import AbstractKernel, noisy_gram
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import AbstractLeastSquares
 
@@ -63,6 +63,7 @@ def variance_by_neighbours(
     Z: Float[Array, "m d"],
     neighbours: int,
     exclude: Array | None = None,
+    instead: Float[Array, "m d"] | None = None,
 ) -> Float[Array, " m"]:
     """Variance given only the `neighbours` data rows most correlated with each point.
 
@@ -75,23 +76,28 @@ def variance_by_neighbours(
     exclude
         For each point the number of a data row that must not be used, for leave-one-out; shape
         (m,).
+    instead
+        Rows that stand for the excluded ones, instead of none: of a `Weighted` kernel the same
+        ones with what is left of their weight, so that they correlate with a point as before.
 
     Notes
     -----
     Cost: m n kernel entries and m neighbours^3 / 3 flops.
     """
     scale = jnp.sqrt(jnp.maximum(kernel.diagonal(X), jnp.finfo(X.dtype).tiny))
-    size = min(neighbours, X.shape[0] - (0 if exclude is None else 1))
+    fewer = exclude is not None and instead is None
+    size = min(neighbours, X.shape[0] - fewer)
     # A noise below rounding of the prior would break the small factorisations; more noise on the
     # data errs to the safe side.
     eps = jnp.finfo(X.dtype).eps
-    corner = jnp.arange(size)
 
-    def point(z: Array, rows: Array) -> Array:
+    def point(z: Array, rows: Array, i: Array) -> Array:
         near = X[rows]
-        prior = kernel.diagonal(near)
-        noise = jnp.maximum(noise_variance, 8 * eps * size * jnp.max(prior))
-        S = kernel.cross(near, near).at[corner, corner].set(prior + noise)
+        if instead is not None:
+            assert exclude is not None
+            near = jnp.where((rows == exclude[i])[:, None], instead[i], near)
+        noise = jnp.maximum(noise_variance, 8 * eps * size * jnp.max(kernel.diagonal(near)))
+        S = noisy_gram(kernel, noise, near)
         k = kernel.cross(near, z[None])
         half = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(S), k, lower=True)
         value = kernel.diagonal(z[None])[0] - jnp.sum(half**2)
@@ -99,9 +105,9 @@ def variance_by_neighbours(
 
     def tile(z: Array, i: Array) -> Array:
         likeness = jnp.abs(kernel.cross(z, X)) / scale
-        if exclude is not None:
+        if exclude is not None and instead is None:
             likeness = likeness.at[jnp.arange(z.shape[0]), exclude[i]].set(-1)
-        return jax.vmap(point)(z, jax.lax.top_k(likeness, size)[1])
+        return jax.vmap(point)(z, jax.lax.top_k(likeness, size)[1], i)
 
     return map_row_tiles(tile, Z, min(Z.shape[0], 128))
 
@@ -140,7 +146,7 @@ def covariance_by_factor(
 ) -> Float[Array, "m m"]:
     """Joint covariance of the latent function. Cost: n^2 m + n m^2 flops; m^2 numbers."""
     half = jax.scipy.linalg.solve_triangular(lower, kernel.cross(X, Z), lower=True)
-    return kernel.cross(Z, Z) - matmul(half.T, half)
+    return _symmetric(noisy_gram(kernel, 0, Z) - matmul(half.T, half))
 
 
 def covariance_by_solves(
@@ -155,4 +161,10 @@ def covariance_by_solves(
     a, _, status, _ = solver.run(prepared, operator, jnp.sqrt(noise_variance), k, None)
     Sa = operator.mv(a) + noise_variance * a
     mixed = matmul(a.T, k)
-    return operator.kernel.cross(Z, Z) - mixed - mixed.T + matmul(a.T, Sa), status
+    full = noisy_gram(operator.kernel, 0, Z) - mixed - mixed.T + matmul(a.T, Sa)
+    return _symmetric(full), status
+
+
+def _symmetric(full: Array) -> Array:
+    """Without what rounding made of the symmetry."""
+    return (full + full.T) / 2

@@ -1,5 +1,6 @@
 """Derivatives of a process as further observations of it, by differentiating its kernel."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gplsq._core import ArrayLike, as_points, describe, is_traced, savable
+from gplsq._core import (
+    ArrayLike,
+    as_points,
+    describe,
+    is_traced,
+    like_columns,
+    parts_of_type,
+    savable,
+)
 from gplsq.kernels._base import AbstractKernel
 from gplsq.kernels._random_features import AbstractFeatureMap, random_features
 from gplsq.kernels._stationary import Matern12
@@ -53,13 +62,13 @@ class WithDerivatives(AbstractKernel):
         if not isinstance(self.kernel, AbstractKernel):
             msg = f"kernel must be a gplsq kernel; got {describe(self.kernel)}. Pass RBF()."
             raise TypeError(msg)
-        if holds(self.kernel, Matern12):
+        if parts_of_type(self.kernel, Matern12):
             msg = (
                 "the process of a Matern12 kernel has no derivatives; got a kernel that holds one. "
                 "Use Matern52 or RBF (or Matern32, the roughest that has)."
             )
             raise ValueError(msg)
-        if holds(self.kernel, WithDerivatives):
+        if parts_of_type(self.kernel, WithDerivatives):
             msg = (
                 "WithDerivatives cannot hold another one: first derivatives are all it gives. Pass "
                 "the inner kernel."
@@ -73,33 +82,25 @@ class WithDerivatives(AbstractKernel):
         return super().__call__(X, Z)
 
     def pair(self, x, z):
-        return _pair(self.kernel, x, z)
+        return _observed(self.kernel.pair, x, z)
 
     def cross(self, X, Z):
-        (left, along_X, orders_X), (right, along_Z, orders_Z) = _split(X), _split(Z)
-
-        def in_Z(points: Array) -> Any:
-            return jax.jvp(lambda others: self.kernel.cross(points, others), (right,), (along_Z,))
-
-        values, slopes = jax.jvp(in_Z, (left,), (along_X,))
-        return _choose(values, slopes, orders_X[:, None], orders_Z[None, :])
+        return _observed(self.kernel.cross, X, Z)
 
     def diagonal(self, X):
         return jax.vmap(lambda x: self.pair(x, x))(X)
 
 
-def _pair(kernel: AbstractKernel, x: Array, z: Array) -> Array:
-    (left, along_x, order_x), (right, along_z, order_z) = _split(x), _split(z)
+def _observed(covariance: Callable, X: Array, Z: Array) -> Array:
+    """What the last columns ask for of `covariance`, a function of two points or two tables."""
+    (left, along_X, orders_X), (right, along_Z, order_z) = _split(X), _split(Z)
 
-    def in_z(point: Array) -> Any:
-        return jax.jvp(lambda other: kernel.pair(point, other), (right,), (along_z,))
+    def in_Z(points: Array) -> Any:
+        return jax.jvp(lambda others: covariance(points, others), (right,), (along_Z,))
 
-    values, slopes = jax.jvp(in_z, (left,), (along_x,))
-    return _choose(values, slopes, order_x, order_z)
-
-
-def _choose(values: Any, slopes: Any, order_x: Array, order_z: Array) -> Array:
-    """From (k, dk/dz) and their derivatives by x, what the rows and columns ask for."""
+    # (k, dk/dz), and their derivatives by x.
+    values, slopes = jax.jvp(in_Z, (left,), (along_X,))
+    order_x = like_columns(orders_X, values[0])
     of_values = jnp.where(order_z > 0, values[1], values[0])
     of_slopes = jnp.where(order_z > 0, slopes[1], slopes[0])
     # NaN plus a finite number: an order that does not exist shows.
@@ -130,12 +131,6 @@ def _check_orders(name: str, X: Array) -> None:
             f"{np.flatnonzero(wrong)[0]}. Append it with np.column_stack."
         )
         raise ValueError(msg)
-
-
-def holds(kernel: AbstractKernel, kind: type) -> bool:
-    """Whether a kernel is, or is made of, one of a class."""
-    parts = jax.tree.leaves(kernel, is_leaf=lambda part: isinstance(part, kind))
-    return any(isinstance(part, kind) for part in parts)
 
 
 @savable

@@ -54,3 +54,6 @@ class Dense(AbstractEuclideanOperator):
         if u.shape[1] == 1:
             return matmul(u[:, 0], self.matrix)[:, None]
         return matmul(self.matrix.T, u)
+
+    def as_matrix(self):
+        return self.matrix

@@ -6,14 +6,15 @@ import numpy as np
 from jaxtyping import ArrayLike
 from scipy.special import ndtr
 
-from gplsq.plotting._predictions import PredictionsDisplay, check_predictions
+from gplsq._core import NINETY_FIVE
+from gplsq.plotting._predictions import FromPredictions, check_predictions
 from gplsq.plotting._style import BLUE, GREY, PercentFormatter, axes_of, tidy
 
 # Levels of the summary in the legend.
 _LEVELS = (0.5, 0.9, 0.95)
 
 
-class CoverageDisplay(PredictionsDisplay):
+class CoverageDisplay(FromPredictions):
     """The share of targets inside central intervals of every size, against what was promised.
 
     Above the diagonal intervals are too wide, below it too narrow. The band is where the curve of
@@ -48,7 +49,7 @@ class CoverageDisplay(PredictionsDisplay):
         """Draw; `ax` are matplotlib axes, or None for a new figure."""
         (axes,) = axes_of(ax, 1, size=(5, 4.8))
         p = self.promised
-        width = 1.96 * np.sqrt(p * (1 - p) / len(self._needed))
+        width = NINETY_FIVE * np.sqrt(p * (1 - p) / len(self._needed))
         low, high = np.maximum(p - width, 0), np.minimum(p + width, 1)
         style = {"color": GREY, "alpha": 0.2, "linewidth": 0}
         self.band_ = axes.fill_between(p, low, high, label="by chance", **style)

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike
 
-from gplsq._core import describe
+from gplsq._core import NINETY_FIVE, describe
 from gplsq.estimators import fitted_rows
-from gplsq.plotting._predictions import NINETY_FIVE
 from gplsq.plotting._style import (
     BLUE,
     GREY,
@@ -129,7 +128,8 @@ class PosteriorDisplay:
             # The grid is an array, whatever the table of the fit was.
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             mean, latent_std = estimator.predict(Z, return_std=True, include_noise=False)
-            std = estimator.predict(Z, return_std=True)[1]
+            noise = estimator.calibration_.noise_variance * estimator._y_scaling.scale**2
+            std = np.sqrt(latent_std.astype(float) ** 2 + noise)
             draws = estimator.sample_y(Z, num_samples, random_state, include_noise=False)
         shape = mesh[0].shape
         others = [i for i in range(len(names)) if i not in chosen]

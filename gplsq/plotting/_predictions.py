@@ -5,16 +5,14 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import ArrayLike
 
-from gplsq._core import describe
+from gplsq._core import NINETY_FIVE, describe
 from gplsq.plotting._style import BLUE, GREY, ORANGE, axes_of, tidy
 
-# Half the width of a 95 % interval of a normal distribution, in standard deviations.
-NINETY_FIVE = 1.959964
 # Points beyond which intervals are one black cloud.
 _MOST_INTERVALS = 500
 
 
-class PredictionsDisplay:
+class FromPredictions:
     """Base of pictures of targets, means and standard deviations of a test table."""
 
     def __init__(self, y: ArrayLike, mean: ArrayLike, std: ArrayLike):
@@ -41,7 +39,7 @@ class PredictionsDisplay:
         raise NotImplementedError
 
 
-class PredictionDisplay(PredictionsDisplay):
+class PredictionDisplay(FromPredictions):
     """Predictions against the truth, with 95 % intervals; points outside are marked.
 
     Parameters

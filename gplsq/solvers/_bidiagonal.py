@@ -77,12 +77,12 @@ def next_pair(
         u = u_raw * inverse
         v_raw, Av_raw = inner.sweep(u / pair.unit, beta * pair.v)
         alpha, shrink = _norm(v_raw)
-        v, Av = v_raw * shrink, Av_raw * (shrink / pair.unit)
+        v, Av = v_raw * shrink, _scaled(Av_raw, shrink, pair.unit)
     else:
         u_raw, back = operator.sweep(pair.v / pair.unit, pair.alpha * pair.u)
         beta, inverse = _norm(u_raw)
         u = u_raw * inverse
-        v_raw = back * (inverse / pair.unit) - beta * pair.v
+        v_raw = _scaled(back, inverse, pair.unit) - beta * pair.v
         alpha, shrink = _norm(v_raw)
         v, Av = v_raw * shrink, None
     if pair.t is None:
@@ -99,6 +99,17 @@ def _norm(a: Float[Array, "n k"]) -> tuple[Float[Array, " k"], Float[Array, " k"
     """Norms and their inverses (0 for 0). In the unit of the operator squares are safe."""
     length = plain_norm(a)
     return length, safe_divide(jnp.ones_like(length), length)
+
+
+def _scaled(a: Float[Array, "n k"], factor: Array, unit: Array) -> Float[Array, "n k"]:
+    """`a factor / unit`, rounded once where the quotient is a number.
+
+    After the last step beta is rounding, and with a unit below 1e-31 the product of the inverses of
+    both is beyond float32.
+    """
+    both = factor / unit
+    safe = jnp.isfinite(both)
+    return a * jnp.where(safe, both, 1 / unit) * jnp.where(safe, 1, factor)
 
 
 def _normalised_image(

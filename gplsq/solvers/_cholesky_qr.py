@@ -6,7 +6,7 @@ from jaxtyping import Array
 
 from gplsq.operators import Dense
 from gplsq.solvers._precondition import AbstractPreconditioner
-from gplsq.solvers._sketch import inverse_factor
+from gplsq.solvers._sketch import inverse_factor, matrix_of
 
 
 class CholeskyQR(AbstractPreconditioner):
@@ -45,18 +45,12 @@ class CholeskyQR(AbstractPreconditioner):
     """
 
     def build(self, operator: Any, damp: Array | None) -> Dense:
-        if not isinstance(operator, Dense):
-            msg = (
-                f"CholeskyQR reads a matrix; got the operator {type(operator).__name__}. Wrap the "
-                "matrix in gplsq.operators.Dense, or precondition a matrix-free operator with "
-                "ColumnScaling or LearnedPreconditioner."
-            )
-            raise TypeError(msg)
-        m, n = operator.shape
+        A = matrix_of("CholeskyQR", operator)
+        m, n = A.shape
         if m < n:
             msg = (
                 f"CholeskyQR needs at least as many rows as columns; got shape {(m, n)}. Solve "
                 "without a preconditioner, or with Direct()."
             )
             raise ValueError(msg)
-        return Dense(inverse_factor(operator.matrix, damp))
+        return Dense(inverse_factor(A, damp))

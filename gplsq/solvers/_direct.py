@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import STATUS, column_norm, matmul, safe_divide, savable
+from gplsq._core import STATUS, column_norm, matmul, safe_divide, savable, with_diagonal
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._base import AbstractLeastSquares
 from gplsq.solvers._solution import Stats
@@ -83,11 +83,8 @@ def cholesky_of_kernel(operator: KernelOperator, damp: Array | None) -> Float[Ar
     K = operator.gram
     if K is None:
         K = operator.kernel.cross(operator.X, operator.X)
-    n = K.shape[0]
     diagonal = operator.diagonal() + (0 if damp is None else damp**2)
-    return jax.lax.linalg.cholesky(
-        K.at[jnp.arange(n), jnp.arange(n)].set(diagonal), symmetrize_input=False
-    )
+    return jax.lax.linalg.cholesky(with_diagonal(K, diagonal), symmetrize_input=False)
 
 
 def _by_cholesky(lower: Array, operator: KernelOperator, damp: Array | None, f: Array):

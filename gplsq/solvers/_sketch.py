@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from gplsq._core import check_choice, check_finite_scalar, column_norm, matmul
 from gplsq.operators import Dense
 from gplsq.solvers._precondition import AbstractPreconditioner
+from gplsq.solvers._sampled_gram import triangular_inverse
 
 # Rows that one block of the embedding gives. A block must have room for the leverage that the
 # permutation sends to it, which is a random number. Measured on matrices with n rows of leverage 1:
@@ -82,14 +83,8 @@ class Sketch(AbstractPreconditioner):
         check_choice("kind", self.kind, ("blocks", "gaussian"))
 
     def build(self, operator: Any, damp: Array | None) -> Dense:
-        if not isinstance(operator, Dense):
-            msg = (
-                f"Sketch reads the rows of a matrix; got the operator {type(operator).__name__}. "
-                "Wrap the matrix in gplsq.operators.Dense, or precondition a matrix-free operator "
-                "with ColumnScaling or LearnedPreconditioner."
-            )
-            raise TypeError(msg)
-        m, n = operator.shape
+        A = matrix_of("Sketch", operator)
+        m, n = A.shape
         rows = math.ceil(self.oversampling * n)
         if m < rows:
             msg = (
@@ -99,7 +94,19 @@ class Sketch(AbstractPreconditioner):
             raise ValueError(msg)
         key = jax.random.key(0) if self.key is None else self.key
         embed = block_embedding if self.kind == "blocks" else gaussian_embedding
-        return Dense(inverse_factor(embed(operator.matrix, rows, key), damp))
+        return Dense(inverse_factor(embed(A, rows, key), damp))
+
+
+def matrix_of(name: str, operator: Any) -> Float[Array, "m n"]:
+    """The matrix of an operator that has one."""
+    if not isinstance(operator, Dense):
+        msg = (
+            f"{name} reads a matrix; got the operator {type(operator).__name__}. Wrap the matrix "
+            "in gplsq.operators.Dense, or precondition a matrix-free operator with ColumnScaling "
+            "or LearnedPreconditioner."
+        )
+        raise TypeError(msg)
+    return operator.matrix
 
 
 def gaussian_embedding(A: Float[Array, "m n"], rows: int, key: Array) -> Float[Array, "s n"]:
@@ -155,14 +162,14 @@ def inverse_factor(S: Float[Array, "s n"], damp: Array | None) -> Float[Array, "
         gram = matmul(unit_S.T, unit_S)
         if damp is not None:
             gram = gram + jnp.diag(unit_damping**2)
-        return _triangular_inverse(jax.lax.linalg.cholesky(gram, symmetrize_input=False).T)
+        return triangular_inverse(jax.lax.linalg.cholesky(gram, symmetrize_input=False).T)
 
     def by_qr() -> Array:
         stacked = unit_S
         if damp is not None:
             stacked = jnp.concatenate([unit_S, jnp.diag(unit_damping)])
         R = jnp.linalg.qr(stacked, mode="r")
-        X = _triangular_inverse(R)
+        X = triangular_inverse(R)
         # False for NaN and infinity too.
         regular = norm_estimate(R) * norm_estimate(X) < eps**-0.9
         return jax.lax.cond(regular, lambda: X / scale[:, None], lambda: by_svd(R * scale))
@@ -182,11 +189,6 @@ def inverse_factor(S: Float[Array, "s n"], damp: Array | None) -> Float[Array, "
     # Rounding in the Gram matrix, about eps, is amplified by |X|^2.
     accurate = eps * norm_estimate(X) ** 2 < 0.1
     return jax.lax.cond(accurate, lambda: X / scale[:, None], by_qr)
-
-
-def _triangular_inverse(R: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Products with an explicit inverse are ten times faster on a CPU than substitution."""
-    return jax.scipy.linalg.solve_triangular(R, jnp.eye(R.shape[0], dtype=R.dtype))
 
 
 def norm_estimate(M: Float[Array, "n n"]) -> Float[Array, ""]:

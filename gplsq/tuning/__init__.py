@@ -1,6 +1,7 @@
 """Floor 5: hyperparameters, tuned by gradient on held-out predictive loss."""
 
 from gplsq._core import parameters_of as parameters_of
+from gplsq.tuning._checkpoint import check_checkpoint as check_checkpoint
 from gplsq.tuning._choose import choose_objective as choose_objective
 from gplsq.tuning._class_losses import CLASS_LOSSES as CLASS_LOSSES
 from gplsq.tuning._class_losses import as_class_loss as as_class_loss
@@ -17,7 +18,6 @@ from gplsq.tuning._leave_one_out import LeaveOneOut as LeaveOneOut
 from gplsq.tuning._levels import Level as Level
 from gplsq.tuning._levels import check_levels as check_levels
 from gplsq.tuning._levels import default_levels as default_levels
-from gplsq.tuning._loop import TuningResult as TuningResult
 from gplsq.tuning._loop import check_optimizer as check_optimizer
 from gplsq.tuning._loop import tune as tune
 from gplsq.tuning._losses import LOSSES as LOSSES
@@ -29,5 +29,7 @@ from gplsq.tuning._losses import nlpd as nlpd
 from gplsq.tuning._losses import score as score
 from gplsq.tuning._marginal_likelihood import MarginalLikelihood as MarginalLikelihood
 from gplsq.tuning._objectives import AbstractObjective as AbstractObjective
+from gplsq.tuning._run import TuningInterrupted as TuningInterrupted
+from gplsq.tuning._run import TuningResult as TuningResult
 from gplsq.tuning._start import default_kernel as default_kernel
 from gplsq.tuning._start import start_from_data as start_from_data

@@ -16,8 +16,8 @@ from gplsq.gp import (
     laplace_predict,
     temperature_of,
 )
+from gplsq.kernels import noisy_gram
 from gplsq.tuning._checks import check_fraction
-from gplsq.tuning._gram import noisy_gram
 from gplsq.tuning._objectives import AbstractObjective
 
 # Of the mode, in logits: below what the choice of rows changes.
@@ -49,7 +49,7 @@ class AbstractClassObjective(AbstractObjective):
         if self.random:
             order = jax.random.permutation(key, X.shape[0])
             X, codes = X[order], codes[order]
-        K = noisy_gram(kernel, jnp.zeros((), X.dtype), X)
+        K = noisy_gram(kernel, 0, X)
         mean, variance, observed = self.predictions(K, codes)
         logits = averaged_logits(mean, variance)
         if self.num_classes > 2:

@@ -4,9 +4,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from gplsq._core import like_columns, matmul, savable
+from gplsq._core import like_columns, matmul, savable, with_diagonal
+from gplsq.kernels import noisy_gram
 from gplsq.tuning._checks import check_fraction
-from gplsq.tuning._gram import noisy_gram
 from gplsq.tuning._losses import score
 from gplsq.tuning._objectives import AbstractObjective
 
@@ -50,11 +50,10 @@ class GroupHoldout(AbstractObjective):
         order = jnp.lexsort((groups, rank))
         X, y, groups = X[order], y[order], groups[order]
         used = groups[:-held] != groups[-held]
-        index = jnp.arange(n - held)
         S = noisy_gram(kernel, noise_variance, X[:-held])
         # A row that is not used is of variance one, and independent of all others.
         S = jnp.where(used[:, None] & used[None, :], S, 0)
-        S = S.at[index, index].set(jnp.where(used, jnp.diagonal(S), 1))
+        S = with_diagonal(S, jnp.where(used, jnp.diagonal(S), 1))
         k = jnp.where(used[:, None], kernel.cross(X[:-held], X[-held:]), 0)
         factor = jax.scipy.linalg.cho_factor(S, lower=True)
         target = jnp.where(like_columns(used, y), y[:-held], 0)

@@ -79,7 +79,7 @@ class Holdout(AbstractObjective):
         block = jnp.concatenate([y_fit.reshape(n - held, -1), k], axis=1)
         p = block.shape[1] - held
         solution = lstsq(operator, block, preconditioner=plan.preconditioner, **settings)
-        mean = (k.T @ solution.value[:, :p]).reshape(y_held.shape)
+        mean = matmul(k.T, solution.value[:, :p]).reshape(y_held.shape)
         explained = jnp.sum(k * solution.value[:, p:], axis=0)
         latent = jnp.maximum(kernel.diagonal(X_held) - explained, 0)
         return score(loss, y_held, mean, latent + noise_variance)

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gplsq._core import check_count, savable
+from gplsq.kernels import noisy_gram
 from gplsq.solvers import leave_out
-from gplsq.tuning._gram import noisy_gram
 from gplsq.tuning._losses import score
 from gplsq.tuning._objectives import AbstractObjective
 

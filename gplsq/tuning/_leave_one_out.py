@@ -1,8 +1,8 @@
 """Leave-one-out loss, in closed form."""
 
 from gplsq._core import savable
+from gplsq.kernels import noisy_gram
 from gplsq.solvers import leave_one_out
-from gplsq.tuning._gram import noisy_gram
 from gplsq.tuning._losses import score
 from gplsq.tuning._objectives import AbstractObjective
 

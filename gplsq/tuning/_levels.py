@@ -19,7 +19,7 @@ class Level(NamedTuple):
 EVERYTHING = 0.96
 
 
-def _bucket(n: int) -> int:
+def bucket(n: int) -> int:
     """The next number of rows down with six binary digits: one for many tables, within 3 %.
 
     What is compiled for it serves the folds of a cross-validation, and a table that grows.
@@ -39,10 +39,10 @@ def default_levels(n: int, objective: AbstractObjective) -> tuple[Level, ...]:
     """
     if objective.random:
         pairs = [Level(1000, 40), Level(2500, 50)]
-        return tuple(pairs) if n > 1000 else (Level(_bucket(n), 90),)
+        return tuple(pairs) if n > 1000 else (Level(bucket(n), 90),)
     if n <= 800:
-        return (Level(_bucket(n), 100),)
-    return (Level(500, 60), Level(2000 if n >= 2000 else _bucket(n), 20))
+        return (Level(bucket(n), 100),)
+    return (Level(500, 60), Level(2000 if n >= 2000 else bucket(n), 20))
 
 
 def check_levels(levels: Any, n: int) -> list[Level]:

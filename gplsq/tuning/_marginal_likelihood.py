@@ -6,9 +6,9 @@ from matfree import decomp, funm, stochtrace
 
 from gplsq._core import check_count, savable, stop_gradient
 from gplsq.gp import choose_solver
+from gplsq.kernels import noisy_gram
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import log_likelihood, lstsq
-from gplsq.tuning._gram import noisy_gram
 from gplsq.tuning._objectives import AbstractObjective
 
 

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from gplsq._core import like_columns
 from gplsq.kernels import (
     AbstractKernel,
     AbstractStationary,
@@ -56,7 +57,7 @@ def start_from_data(
     kernel, noise_variance
     """
     if isinstance(kernel, Weighted):
-        plain = (y.T / X[:, -1]).T
+        plain = y / like_columns(X[:, -1], y)
         started, noise = start_from_data(kernel.kernel, X[:, :-1], plain, rng)
         return Weighted(started), noise
     n = X.shape[0]

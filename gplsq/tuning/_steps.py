@@ -40,8 +40,9 @@ def add_gradient(total, *arguments):
 
 
 @jit_quickly
-def take_step(model, state, data, key, rules, objective, loss, optimizer, others):
+def take_step(model, state, data, key, rules, objective, loss, optimizer, limit, others):
     """One optimiser step; a gradient that is not finite makes the value NaN."""
+    optimizer = optimizer if limit is None else limit.optimizer(optimizer)
     arguments = data, key, rules, objective, loss
     value, gradient = both = eqx.filter_value_and_grad(_value)(model, *arguments)
     if others is not None:

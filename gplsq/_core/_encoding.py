@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gplsq._core import describe, savable_by_name, savable_class
-from gplsq.estimators._archive import LoadError
+from gplsq._core._archive import LoadError
+from gplsq._core._checks import describe
+from gplsq._core._registry import savable_by_name, savable_class
 
 # Arrays of up to so many numbers are written into the manifest, where people can read them.
 _SMALL = 16

@@ -1,10 +1,11 @@
-"""The file of a saved model: a zip archive of arrays and a manifest, with one checksum of it all.
+"""The file of a saved model or state: a zip archive of arrays and a manifest, and one checksum.
 
 The archive's comment ends with the SHA-256 of every byte before it, so that nothing in the file can
 change unseen, and other programs can still open it. Members are stored as they are, not compressed.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -17,20 +18,31 @@ from typing import IO, Any
 
 import numpy as np
 
-_COMMENT = b"gplsq model; SHA-256 of all bytes before this sum: "
+# What a file may be, and where one comes from.
+_SOURCES = {
+    "model": "GPRegressor.save",
+    "state": "gplsq.save_state, or by tuning with checkpoint=",
+}
 _SUM_BYTES = 64
-_TRAILER = len(_COMMENT) + _SUM_BYTES
 _MANIFEST = "manifest.json"
 _CHUNK = 2**20
+# What is written and not yet complete, beside its target: folder, name and a random number.
+_PART, _PART_BYTES = os.path.join("{}", ".{}.{}.part"), 8
 # The first bytes of an archive: a local header of 30 bytes, then the name of its first member.
 _HEAD = b"PK\x03\x04", _MANIFEST.encode()
 
 
 class LoadError(ValueError):
-    """A file is no model saved by gplsq, is damaged, or needs what this program does not have."""
+    """A file is nothing that gplsq saved, is damaged, or needs what this program does not have."""
 
 
-def write_archive(path: Any, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def _comment(kind: str) -> bytes:
+    return f"gplsq {kind}; SHA-256 of all bytes before this sum: ".encode()
+
+
+def write_archive(
+    path: Any, manifest: dict[str, Any], arrays: dict[str, np.ndarray], kind: str = "model"
+) -> None:
     """Write a file as a whole or not at all.
 
     Parameters
@@ -41,6 +53,8 @@ def write_archive(path: Any, manifest: dict[str, Any], arrays: dict[str, np.ndar
         What JSON can express.
     arrays
         By the name of their member, without ``.npy``.
+    kind
+        ``"model"`` or ``"state"``.
 
     Raises
     ------
@@ -54,7 +68,7 @@ def write_archive(path: Any, manifest: dict[str, Any], arrays: dict[str, np.ndar
             for name, array in arrays.items():
                 with archive.open(_member(f"{name}.npy"), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, (1, 0), allow_pickle=False)
-            archive.comment = _COMMENT + b"0" * _SUM_BYTES
+            archive.comment = _comment(kind) + b"0" * _SUM_BYTES
         size = file.tell()
         total = _sum_of(file, size - _SUM_BYTES)
         file.seek(size - _SUM_BYTES)
@@ -62,7 +76,9 @@ def write_archive(path: Any, manifest: dict[str, Any], arrays: dict[str, np.ndar
 
 
 @contextlib.contextmanager
-def read_archive(path: Any) -> Iterator[tuple[dict[str, Any], Callable[[str], np.ndarray]]]:
+def read_archive(
+    path: Any, kind: str = "model"
+) -> Iterator[tuple[dict[str, Any], Callable[[str], np.ndarray]]]:
     """The manifest of a file that is whole, and a function that reads an array by name.
 
     Raises
@@ -74,10 +90,10 @@ def read_archive(path: Any) -> Iterator[tuple[dict[str, Any], Callable[[str], np
     """
     path = os.fspath(path)
     if not stat.S_ISREG(os.stat(path).st_mode):
-        msg = f"{path} is not a file. Pass the path that the model was saved to."
+        msg = f"{path} is not a file. Pass the path that the {kind} was saved to."
         raise LoadError(msg)
     with open(path, "rb") as file:
-        size = _verified_size(path, file)
+        size = _verified_size(path, file, kind)
         try:
             archive = zipfile.ZipFile(file)
             infos = {info.filename: info for info in archive.infolist()}
@@ -89,7 +105,7 @@ def read_archive(path: Any) -> Iterator[tuple[dict[str, Any], Callable[[str], np
                 raise ValueError(msg)
             manifest = json.loads(archive.read(_MANIFEST), parse_constant=_refuse_constant)
         except (ValueError, KeyError, RecursionError, EOFError, zipfile.BadZipFile) as error:
-            msg = f"{path} is no model that this gplsq can read: {error}."
+            msg = f"{path} is no {kind} that this gplsq can read: {error}."
             raise LoadError(msg) from error
 
         def array(name: str) -> np.ndarray:
@@ -114,25 +130,27 @@ def _array(member: IO[bytes], size: int) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
-def _verified_size(path: str, file: IO[bytes]) -> int:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _TRAILER))
-    trailer = file.read(_TRAILER)
+def _verified_size(path: str, file: IO[bytes], kind: str) -> int:
+    size, comment = file.seek(0, os.SEEK_END), _comment(kind)
+    length = len(comment) + _SUM_BYTES
+    file.seek(max(0, size - length))
+    trailer = file.read(length)
     file.seek(0)
     head = file.read(64)
     file.seek(0)
-    if trailer.startswith(_COMMENT) and len(trailer) == _TRAILER:
+    ours = head.startswith(_HEAD[0]) and head[30:].startswith(_HEAD[1])
+    if trailer.startswith(comment) and len(trailer) == length:
         if _sum_of(file, size - _SUM_BYTES) == trailer[-_SUM_BYTES:]:
             file.seek(0)
             return size
-        msg = f"{path} is damaged: its checksum is another one. Save the model again, or copy it."
-    elif head.startswith(_HEAD[0]) and head[30:].startswith(_HEAD[1]):
+        msg = f"{path} is damaged: its checksum is another one. Save the {kind} again, or copy it."
+    elif ours and not any(_comment(other) in trailer for other in _SOURCES):
         msg = (
-            f"{path} is a model saved by gplsq that was cut off, or that has something behind its "
+            f"{path} is a {kind} saved by gplsq that was cut off, or that has something behind its "
             "end. Copy it again; archive programs must not repack it."
         )
     else:
-        msg = f"{path} is no model saved by gplsq. Pass a file written by GPRegressor.save."
+        msg = f"{path} is no {kind} saved by gplsq. Pass a file written by {_SOURCES[kind]}."
     raise LoadError(msg)
 
 
@@ -167,8 +185,7 @@ def _in_place_of(path: Any) -> Iterator[IO[bytes]]:
     if exists and not stat.S_ISREG(os.stat(target).st_mode):
         msg = f"{path} is not a file, and is not replaced. Pass the path of a file."
         raise OSError(msg)
-    folder, name = os.path.split(target)
-    part = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.part")
+    part = _PART.format(*os.path.split(target), secrets.token_hex(_PART_BYTES))
     try:
         with open(part, "xb+") as file:
             yield file
@@ -181,7 +198,13 @@ def _in_place_of(path: Any) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):
             os.unlink(part)
         raise
-    _settle(folder)
+    _settle(os.path.dirname(target))
+
+
+def unfinished(path: Any) -> list[str]:
+    """Parts of `path` that processes left which were killed while they wrote, or still write."""
+    folder, name = map(glob.escape, os.path.split(os.path.realpath(os.fspath(path))))
+    return glob.glob(_PART.format(folder, name, "[0-9a-f]" * (2 * _PART_BYTES)))
 
 
 def _settle(folder: str) -> None:
