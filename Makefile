@@ -4,20 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
+# The versions that tests and documents run with.
+LOCK := tests/release/locked.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+OTHER := .venv-other
+QUICK := tests/solvers/test_lstsq_api.py tests/operators tests/kernels tests/contracts \
+	tests/estimators/test_regressor.py tests/estimators/test_classifier.py \
+	tests/estimators/test_saving.py tests/estimators/test_sklearn_contract.py \
+	tests/tuning/test_loop.py tests/constraints/test_methods.py
 
-.PHONY: demo test lint types site docs bench clean
+.PHONY: demo test lint types site docs bench dist lock lowest newest clean
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(LOCK)
 	@echo "== Setting up $(VENV) (first run: a few minutes, mostly downloading JAX)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "gplsq needs Python 3.11 or newer; call make with PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,plot]'
+	@$(PIP) --upgrade pip
+	@$(PIP) --constraint $(LOCK) --editable '.[test,plot]'
 	@touch $(STAMP)
 
 $(DOCS_STAMP): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@$(PIP) --constraint $(LOCK) --editable '.[docs]'
 	@touch $(DOCS_STAMP)
 
 demo: $(STAMP)
@@ -52,5 +60,30 @@ bench: $(STAMP)
 	@echo "== Benchmark on UCI sets (see benchmarks/README.md for the data)"
 	@$(BIN)/python benchmarks/uci.py
 
+dist: $(STAMP)
+	@echo "== Wheel and source distribution: dist/, each tried in an empty environment"
+	@$(PIP) --constraint $(LOCK) --editable '.[release]'
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/python tests/release/check_dist.py dist --pyright $(abspath $(BIN))/pyright
+
+lock: $(DOCS_STAMP)
+	@$(PIP) --upgrade --editable '.[test,plot,docs,release]'
+	@{ sed '/^[^#]/,$$d' $(LOCK); $(BIN)/python -m pip freeze --exclude-editable; } > $(LOCK).new
+	@mv $(LOCK).new $(LOCK)
+
+# By hand, or on a schedule: nothing here changes when other packages do.
+lowest newest:
+	@echo "== Quick tests with the $@ versions that pyproject.toml allows"
+	@rm -rf $(OTHER) && $(PYTHON) -m venv $(OTHER)
+	@$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@$(OTHER)/bin/python -m uv pip install --quiet --python $(OTHER)/bin/python --editable . \
+		--resolution $(if $(filter lowest,$@),lowest-direct,highest)
+	@$(OTHER)/bin/python -m uv pip install --quiet --python $(OTHER)/bin/python \
+		pytest pytest-xdist pytest-timeout hypothesis matplotlib
+	@$(OTHER)/bin/python -m uv pip list --quiet --python $(OTHER)/bin/python | \
+		grep -E '^(jax|jaxlib|equinox|optax|scikit-learn|numpy|scipy|matfree) '
+	@GPLSQ_X64=1 $(OTHER)/bin/python -m pytest -q -n 2 --dist loadfile -W ignore::DeprecationWarning $(QUICK)
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OTHER)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from gplsq.constraints import (
+    Box,
     Conservative,
     Constraint,
     ConstraintWarning,
@@ -105,6 +106,17 @@ CASES = {
     "sparsity-all": (lambda: Sparsity(1.0), ValueError, "below 1"),
     "sparsity-steps": (lambda: Sparsity(0.5, begin_step=5, end_step=2), ValueError, "begin_step"),
     "sparsity-nothing": (lambda: one_step(Sparsity(0.5), W[0]), ValueError, "two axes"),
+    "sparsity-block": (lambda: one_step(Sparsity(0.5, structure=(2, 7))), ValueError, "divides"),
+    "sparsity-block-of-a-vector": (
+        lambda: one_step(Sparsity(0.5, lambda p: p, structure=(2, 2)), W[0]),
+        ValueError,
+        "two axes or more",
+    ),
+    "inequalities-of-another-method": (
+        lambda: constrained(optax.sgd(1.0), SUM, method="penalty", inequalities="barrier"),
+        ValueError,
+        "active_set",
+    ),
     "group-elements": (
         lambda: _update(null_space(Equivariance(lambda p, x: x, rotate90, None)), batch=W),
         ValueError,
@@ -165,6 +177,17 @@ def test_a_gradient_of_nan_stays_one() -> None:
     updates, state = transform.update(W * jnp.nan, transform.init(W), W)
     assert np.all(np.isnan(updates))
     assert int(state.report.status) == STATUS.NON_FINITE
+
+
+@pytest.mark.parametrize("method", ["null_space", "penalty"])
+@pytest.mark.parametrize("constraint", [Box(-1.0, 1.0), SUM + Box(-1.0, 1.0)])
+def test_an_infinite_gradient_is_not_clipped_to_a_box_but_seen(constraint, method) -> None:
+    for inner in (optax.sgd(0.1), optax.adam(0.1)):
+        transform = constrained(inner, constraint, method=method)
+        gradient = W.at[0, 0].set(jnp.inf)
+        updates, state = jax.jit(transform.update)(gradient, transform.init(W / 6), W / 6)
+        assert not np.isfinite(updates[0, 0])
+        assert int(state.report.status) == STATUS.NON_FINITE
 
 
 def test_a_zero_jacobian_changes_nothing_and_is_reported() -> None:

@@ -8,7 +8,16 @@ import pytest
 import scipy.optimize
 
 from gplsq import LSMR
-from gplsq.constraints import Constraint, Inequality, Linear, NormBall, constrained, null_space
+from gplsq.constraints import (
+    Box,
+    Constraint,
+    Inequality,
+    Linear,
+    NormBall,
+    constrained,
+    null_space,
+)
+from gplsq.solvers import STATUS
 
 SOLVERS = {"factorised": None, "iterative": LSMR()}
 
@@ -111,3 +120,125 @@ def test_a_mini_batch_of_inequalities_holds_where_it_is_violated(rng) -> None:
         )
         theta = theta + updates
     assert (x @ np.asarray(theta)).max() <= 1 + 1e-4
+
+
+def run(optimizer, gradient, theta, steps):
+    """The end, its state, and the parameters after every step."""
+
+    def step(carry, _):
+        theta, state = carry
+        updates, state = optimizer.update(gradient(theta), state, theta)
+        return (theta + updates, state), theta + updates
+
+    train = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps))
+    (theta, state), path = train((theta, optimizer.init(theta)))
+    return np.asarray(theta), state, np.asarray(path)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_slack_variables_end_at_the_same_optimum(optimizer, solver, rng) -> None:
+    A = rng.standard_normal((5, 4)).astype(np.float32)
+    b = np.abs(rng.standard_normal(5)).astype(np.float32)
+    target = (3 * rng.standard_normal(4)).astype(np.float32)
+    inner = {"adam": optax.adam(optax.cosine_decay_schedule(0.1, 400)), "sgd": optax.sgd(0.2)}
+    constraint = Linear(A, b, kind="inequality")
+    settings = {"inequalities": "slack", "solver": SOLVERS[solver]}
+    wrapped = constrained(inner[optimizer], constraint, **settings)
+    theta, state, path = run(wrapped, lambda w: w - target, jnp.zeros(4, "f4"), 400)
+    expected = quadratic_program(target, A, -b, [False] * 5)
+    np.testing.assert_allclose(theta, expected, atol=5e-3)
+    assert (A @ theta - b).max() <= 1e-4
+    assert (path @ A.T - b).max() <= 2e-2
+    held = np.abs(A @ expected - b) < 1e-6
+    np.testing.assert_array_equal(np.asarray(state.report.active), held)
+    assert np.all(np.asarray(state.report.multipliers)[held] > 0)
+
+
+def test_a_step_towards_one_row_with_slack_stops_short_of_it_and_others_are_free() -> None:
+    near = Inequality(lambda w: jnp.stack([w[0] - 1.0, w[1] - 1000.0]))
+    transform = null_space(near, inequalities="slack")
+    theta = jnp.zeros(2, jnp.float32)
+    for length in (0.1, 1.0, 100.0):
+        u = jnp.array([length, 0.0], jnp.float32)
+        out, state = transform.update(u, transform.init(theta), theta)
+        # The harmonic mean of the step and of the room, halved.
+        assert float(out[0]) == pytest.approx(length / (1 + length), rel=1e-4)
+        assert float(state.report.violation_after) == 0
+    out, _ = transform.update(jnp.array([0.0, 1.0]), transform.init(theta), theta)
+    assert float(out[1]) == pytest.approx(1, abs=2e-3)
+
+
+def test_a_row_with_slack_is_left_when_the_loss_leaves_it() -> None:
+    wrapped = constrained(optax.sgd(0.2), NormBall(1.0), inequalities="slack")
+    far, near = jnp.array([3.0, 4.0], "f4"), jnp.array([0.3, 0.1], "f4")
+    w, state, path = run(wrapped, lambda w: w - far, jnp.array([0.1, 0.2], "f4"), 100)
+    np.testing.assert_allclose(w, far / 5, atol=1e-3)
+    assert np.linalg.norm(path, axis=1).max() <= 1.05
+    assert bool(state.report.active[0])
+    w, state, _ = run(wrapped, lambda w: w - near, jnp.asarray(w), 150)
+    np.testing.assert_allclose(w, near, atol=1e-4)
+    assert not bool(state.report.active[0])
+
+
+def test_slack_beside_equations_and_a_box() -> None:
+    both = (
+        Linear(np.ones(3, np.float32), 1.0)
+        + Inequality(lambda w: w[0] - 0.3)
+        + Box(-0.5)
+    )  # fmt: skip
+    wrapped = constrained(optax.sgd(0.2), both, inequalities="slack")
+    target = jnp.array([2.0, 0.5, -3.0], "f4")
+    w, _, path = run(wrapped, lambda w: w - target, jnp.full(3, 1 / 3, "f4"), 200)
+    np.testing.assert_allclose(w, [0.3, 1.2, -0.5], atol=2e-3)
+    np.testing.assert_allclose(path[2:].sum(axis=1), 1, atol=1e-5)
+    assert path.min() >= -0.5 * (1 + 1e-6)
+
+
+def test_an_unknown_way_to_treat_inequalities_is_refused() -> None:
+    with pytest.raises(ValueError, match="active_set"):
+        constrained(optax.sgd(0.1), NormBall(1.0), inequalities="barrier")
+
+
+def test_memory_of_a_step_with_slack_grows_with_the_parameters_not_their_square() -> None:
+    rows = Inequality(lambda w: w[:2] - jnp.array([0.0, 100.0], w.dtype))
+    transform = null_space(rows, inequalities="slack", rank_every=0)
+
+    def temporary(n: int) -> int:
+        theta = jnp.zeros(n, jnp.float32)
+        lowered = jax.jit(transform.update).lower(theta, transform.init(theta), theta)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(2000) < 100 * 2000 * 4
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("length", [1e-2, 1e-6])
+def test_a_far_row_with_slack_leaves_equations_and_rows_at_hand_alone(length, solver) -> None:
+    half = Constraint(lambda w: w[:4].sum() / 2)
+    rows = Inequality(lambda w: w[4:6] - jnp.array([0.0, 100.0], w.dtype))
+    settings = {"inequalities": "slack", "solver": SOLVERS[solver], "rank_every": 0}
+    transform = null_space(half + rows, **settings)
+    theta = jnp.zeros(2000, jnp.float32)
+    u = jnp.zeros(2000).at[:6].set(length).astype(jnp.float32)
+    out, state = jax.jit(transform.update)(u, transform.init(theta), theta)
+    assert abs(float(out[:4].sum())) <= 2e-4 * length
+    assert float(out[4]) <= 2e-4 * length
+    # The pull of the far row is that of a step so short.
+    assert float(out[5]) == pytest.approx(length, rel=1e-3)
+    assert int(state.report.status) != STATUS.MAX_STEPS
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("size", [0.0, 1e-19])
+def test_a_step_of_no_length_is_taken_with_slack(size, solver) -> None:
+    both = Linear(np.ones(3, np.float32), 1.0) + Inequality(lambda w: w[:1] - 1000.0)
+    settings = {"inequalities": "slack", "solver": SOLVERS[solver], "rank_every": 0}
+    wrapped = constrained(optax.sgd(0.1), both, warn=False, **settings)
+    theta = jnp.full(3, 1 / 3, jnp.float32)
+    state, update = wrapped.init(theta), jax.jit(wrapped.update)
+    for gradient in (size, 1.0):
+        along = gradient * jnp.array([0.0, 1.0, -1.0], jnp.float32)
+        updates, state = update(along, state, theta)
+        np.testing.assert_allclose(updates, -0.1 * along, rtol=1e-3, atol=1e-12)
+        assert int(state.report.status) != STATUS.NON_FINITE

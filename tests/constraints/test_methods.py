@@ -179,6 +179,14 @@ def test_structured_and_global_sparsity_zero_what_is_least(rng) -> None:
     np.testing.assert_array_equal(rows["large"].all(axis=1), norms > np.median(norms))
     np.testing.assert_array_equal(rows["large"].any(axis=1), rows["large"].all(axis=1))
     assert rows["small"] is None
+    blocks = Sparsity(0.4, scope="global", structure=(2, 5)).masks(params)
+    assert not blocks["small"].any()
+    tiles = np.asarray(blocks["large"]).reshape(3, 2, 2, 5).swapaxes(1, 2).reshape(6, 10)
+    parts = np.asarray(params["large"]).reshape(3, 2, 2, 5).swapaxes(1, 2).reshape(6, 10)
+    norms = np.linalg.norm(parts, axis=1)
+    # 20 of the small entries and 12 of the large, rounded up to two blocks of ten.
+    np.testing.assert_array_equal(tiles.all(axis=1), norms > np.sort(norms)[1])
+    np.testing.assert_array_equal(tiles.any(axis=1), tiles.all(axis=1))
 
 
 def test_masked_leaves_are_outside_the_constraint(rng) -> None:
@@ -249,3 +257,14 @@ def test_a_step_may_donate_its_state(method):
     for _ in range(2):
         params, state = step(params, state)
     assert jnp.all(jnp.isfinite(params))
+
+
+@pytest.mark.parametrize("structure", ["entries", "rows", (2, 2)])
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_a_leaf_without_entries_has_no_share_in_sparsity(shape, scope, structure) -> None:
+    full = jnp.arange(1.0, 17.0, dtype=jnp.float32).reshape(4, 4)
+    sparsity = Sparsity(0.5, scope=scope, structure=structure)
+    masks = sparsity.masks({"empty": jnp.zeros(shape, jnp.float32), "full": full})
+    assert masks["empty"].shape == shape
+    np.testing.assert_array_equal(masks["full"], full > 8)

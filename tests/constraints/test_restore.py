@@ -134,3 +134,12 @@ def test_an_equinox_module_is_restored_whole() -> None:
     np.testing.assert_allclose(W @ W.T, np.eye(8), atol=1e-5)
     assert bool(result.ok)
     assert moved(jnp.ones(2)).shape == (2,)
+
+
+def test_entries_that_are_zero_already_do_not_hide_a_residual() -> None:
+    params = jnp.zeros((100, 100), jnp.float32).at[0].set(1.0)
+    both = Constraint(lambda w: w[0].sum() - 100.01) + Sparsity(0.9)
+    moved, result = restore_feasibility(params, both, tolerance=1e-3)
+    assert float(result.violation_before) == pytest.approx(0.01, rel=1e-2)
+    assert bool(result.ok)
+    assert float(moved[0].sum()) == pytest.approx(100.01, abs=1e-3)

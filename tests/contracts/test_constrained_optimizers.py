@@ -75,6 +75,10 @@ OPTIMIZERS = {
         ),
         1e-5,
     ),
+    "damping-schedule": (
+        lambda: under(optax.adam(DECAY), damp=optax.linear_schedule(0.3, 0.0, STEPS // 3)),
+        1e-5,
+    ),
     "start-step": (lambda: under(optax.adam(DECAY), start_step=50), 1e-5),
     "restoration": (lambda: under(optax.adam(DECAY), restoration_steps=2, tolerance=1e-7), 1e-5),
     "masked-optimizer": (lambda: under(optax.masked(optax.sgd(0.3), spread)), 1e-5),
@@ -142,7 +146,13 @@ def trained(name):
 def test_a_linear_constraint_holds_to_rounding_after_every_step_but_the_first(name: str) -> None:
     tree, _, violations = trained(name)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(tree))
-    first = {"start-step": 51, "schedule": 200, "multi-steps": 2, "lookahead": 150}.get(name, 1)
+    first = {
+        "start-step": 51,
+        "schedule": 200,
+        "damping-schedule": 150,
+        "multi-steps": 2,
+        "lookahead": 150,
+    }.get(name, 1)
     assert violations[first:].max() <= 1e-6
 
 

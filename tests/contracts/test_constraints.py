@@ -53,11 +53,18 @@ CONSTRAINTS = {
     "linear-inequality": (lambda: c.Linear(A, -0.3, lambda p: p["V"], "inequality"), None),
     "norm-ball": (lambda: c.NormBall(1.5, lambda p: p["V"]), None),
     "norm-sphere": (lambda: c.NormBall(1.5, kind="equality"), None),
+    "box": (lambda: c.Box(-0.4, 0.3, lambda p: (p["V"], p["b"])), None),
+    "box-with-linear": (
+        lambda: c.Box(-0.6, 0.6, lambda p: p["V"]) + c.Linear(A, 0.3, lambda p: p["V"]),
+        None,
+    ),
+    "box-with-norm-sphere": (lambda: c.Box(-0.7) + c.NormBall(2.0, kind="equality"), None),
     "orthogonality": (lambda: c.Orthogonality(lambda p: (p["W"], p["V"])), None),
     "unit-norm": (lambda: c.UnitNorm(lambda p: p["W"]), None),
     "unit-columns": (lambda: c.UnitNorm(lambda p: p["W"], axis=0), None),
     "sparsity": (lambda: c.Sparsity(0.6), None),
     "sparsity-global": (lambda: c.Sparsity(0.6, scope="global"), None),
+    "sparsity-blocks": (lambda: c.Sparsity(0.5, lambda p: p["W"], structure=(2, 2)), None),
     "sparsity-rows": (lambda: c.Sparsity(0.5, lambda p: p["W"], structure="rows"), None),
     "equivariance": (
         lambda: c.Equivariance(image_network, c.rotate90, c.rotate90, jnp.array([1])),
@@ -97,19 +104,26 @@ CONSTRAINTS = {
 
 
 def amount(constraint, params, batch):
-    """Root mean square of what is violated, by a road of its own."""
-    total, count = 0.0, 0
+    """What is violated, by a road of its own.
+
+    Root mean squares of the residuals and of entries to be zero, and the farthest entry outside of
+    its bounds, together as the root of the sum of their squares.
+    """
+    residuals, zeros, outside = [], [], [0.0]
     for part in constraint.parts():
         for leaf in jax.tree.leaves(part.residuals(params, batch if part.takes_batch else None)):
-            values = np.asarray(leaf, np.float64)
-            values = np.maximum(values, 0) if part.kind == "inequality" else values
-            total, count = total + np.sum(values**2), count + values.size
+            values = np.ravel(np.asarray(leaf, np.float64))
+            residuals += list(np.maximum(values, 0) if part.kind == "inequality" else values)
         pinned = part.pinned(params)
         if pinned is not None:
             for held, leaf in zip(jax.tree.leaves(pinned), _like(pinned, params), strict=True):
-                values = np.where(held, np.asarray(leaf, np.float64), 0)
-                total, count = total + np.sum(values**2), count + int(held.sum())
-    return np.sqrt(total / count)
+                zeros += list(np.asarray(leaf, np.float64)[np.asarray(held)])
+        limits = part.box(params)
+        for limit, side in zip(limits or (), (-1, 1), strict=bool(limits)):
+            for bound, leaf in zip(jax.tree.leaves(limit), _like(limit, params), strict=True):
+                outside += list(np.ravel(side * (np.asarray(leaf, np.float64) - np.asarray(bound))))
+    of_groups = [np.sqrt(np.mean(np.square(group))) for group in (residuals, zeros) if group]
+    return np.hypot(np.linalg.norm(of_groups), max(outside))
 
 
 def _like(pinned, params):
@@ -163,7 +177,7 @@ def test_parameters_can_be_moved_onto_it(name: str) -> None:
     assert amount(constraint, moved, batch) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["linear", "norm-ball", "sparsity", "invariance", "sum"])
+@pytest.mark.parametrize("name", ["linear", "norm-ball", "sparsity", "box", "invariance", "sum"])
 def test_the_other_methods_bring_it_down_too(name: str) -> None:
     constraint, batch = CONSTRAINTS[name][0](), CONSTRAINTS[name][1]
     params = weights()

@@ -128,13 +128,16 @@ def test_a_table_with_fewer_than_two_rows_is_refused(table, rows):
         ("levels", [20], (TypeError, ValueError)),
         ("levels", [("many", 2)], (TypeError, ValueError)),
         ("optimizer", "adam", TypeError),
+        ("constraints", "nonsense", TypeError),
         ("random_state", "seed", ValueError),
     ],
 )
 def test_a_bad_parameter_is_refused_by_name(table, name, value, error):
     X, y, _ = table
-    with pytest.raises(error, match="cannot be used to seed" if name == "random_state" else name):
-        short(**{name: value}).fit(X, y)
+    words = "cannot be used to seed" if name == "random_state" else name
+    for untuned in ({}, {"objective": None}):
+        with pytest.raises(error, match=words):
+            short(**untuned | {name: value}).fit(X, y)
 
 
 def test_parameters_are_judged_by_fit_and_not_by_the_constructor(table):

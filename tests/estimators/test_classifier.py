@@ -6,9 +6,10 @@ import pickle
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn
 from scipy.sparse import csr_array
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import gplsq
 from gplsq import GPClassifier
@@ -158,6 +159,49 @@ def test_a_fit_that_ran_out_of_steps_warns(rng, monkeypatch) -> None:
         GPClassifier(objective=None).fit(X, codes)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_whole_weights_are_repeated_rows_and_zeros_are_rows_left_out(rng, num_classes) -> None:
+    X, codes, _ = known_probabilities(rng, 60, num_classes)
+    weights = rng.integers(0, 3, 60)
+    index = np.repeat(np.arange(60), weights)
+    ours = GPClassifier(**QUICK).fit(X, codes, sample_weight=weights)
+    theirs = GPClassifier(**QUICK).fit(X[index], codes[index])
+    np.testing.assert_allclose(ours._X_scaling.scale, theirs._X_scaling.scale, rtol=1e-12)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-4)
+    np.testing.assert_allclose(ours.held_out_[:2], theirs.held_out_[:2], atol=1e-4)
+    plain = GPClassifier(**QUICK).fit(X, codes)
+    assert np.abs(ours.predict_proba(X) - plain.predict_proba(X)).max() > 0.01
+
+
+def test_weights_that_are_no_whole_numbers_pull_towards_their_rows(rng) -> None:
+    X, codes, _ = known_probabilities(rng, 60, 2)
+    settings = {"kernel": 4.0 * RBF(np.ones(2)), "objective": None, "random_state": 0}
+    heavy = np.where(codes == 1, 4.5, 0.5)
+    plain, pulled = (
+        GPClassifier(**settings).fit(X, codes, sample_weight=weights) for weights in (None, heavy)
+    )
+    assert np.all(pulled.decision_function(X) > plain.decision_function(X))
+    tuned = GPClassifier(**QUICK).fit(X, codes, sample_weight=heavy)
+    assert np.all(np.isfinite(tuned.predict_proba(X)))
+
+
+def test_weights_are_routed_and_bad_ones_named(rng) -> None:
+    X, codes, _ = known_probabilities(rng, 60, 2)
+    model = GPClassifier(4.0 * RBF(np.ones(2)), objective=None, random_state=0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        asking = model.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        settings = {"cv": 2, "params": {"sample_weight": np.where(codes == 1, 3.0, 1.0)}}
+        routed = cross_val_score(asking, X, codes, **settings)
+    assert not np.array_equal(routed, cross_val_score(clone(model), X, codes, cv=2))
+    for bad, words in (
+        (np.ones(9), "sample_weight must hold one number for each of the 60 rows"),
+        (-np.ones(60), "sample_weight must be finite and not negative"),
+        (codes, "y holds one class only"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            GPClassifier(**QUICK).fit(X, codes, sample_weight=bad)
+
+
 X0, Y0 = np.arange(20.0).reshape(10, 2), np.array([0, 1] * 5)
 
 
@@ -177,6 +221,7 @@ X0, Y0 = np.arange(20.0).reshape(10, 2), np.array([0, 1] * 5)
         (X0, Y0, {"bounds": {"noise_variance": (0, 1)}}, "no such hyperparameter"),
         (X0, Y0, {"levels": [(1, 1)]}, "levels must be"),
         (X0, Y0, {"standardize": "yes"}, "standardize must be"),
+        (X0, Y0, {"constraints": "nonsense", "objective": None}, "constraints must be"),
     ],
 )
 def test_bad_input_is_named_and_leaves_the_model_as_it_was(X, y, parameters, words) -> None:

@@ -1,11 +1,14 @@
 """Outliers and input-dependent noise, learnt from the residuals of a fit."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 
 from gplsq import GPRegressor
+from gplsq.gp import robust
 from gplsq.kernels import RBF
+from gplsq.operators import RowTable
 
 # One shape and one number of steps: fits share their compiled functions.
 N = 150
@@ -106,6 +109,108 @@ def test_tables_with_names_keep_them(rng):
     gp = GPRegressor(RBF(0.7), noise_variance=0.05, objective=None).fit(X, y)
     noise = gp.noise_model(X, y, model=GPRegressor(RBF(2.0), noise_variance=1.0, objective=None))
     assert noise.variance(X).shape == gp.outlier_weights(X, y).shape == (60,)
+
+
+UNTUNED = {"kernel": RBF(0.3), "noise_variance": 0.05, "objective": None}
+EASY = GPRegressor(RBF(2.0), noise_variance=1.0, objective=None)
+
+
+def test_rows_without_a_target_are_left_out_and_weigh_nothing(spoiled):
+    X, y, _, _ = spoiled
+    gone = np.arange(N) % 3 == 0
+    holes = np.where(gone, np.nan, y)
+    gp, rest = GPRegressor(missing="drop", **UNTUNED), GPRegressor(**UNTUNED)
+    gp.set_params(random_state=0).fit(X, holes)
+    rest.set_params(random_state=0).fit(X[~gone], y[~gone])
+    weights = gp.outlier_weights(X, holes)
+    assert np.all(weights[gone] == 0)
+    np.testing.assert_allclose(weights[~gone], rest.outlier_weights(X[~gone], y[~gone]), rtol=1e-10)
+    ours, theirs = (
+        model.noise_model(A, t, model=EASY).variance(X)
+        for model, A, t in ((gp, X, holes), (rest, X[~gone], y[~gone]))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-8)
+
+
+def test_weights_of_other_rows_are_in_the_units_of_the_fit(spoiled):
+    """The kernel is, so a table that is standardised by itself would be another model."""
+    X, y, _, _ = spoiled
+    X[:, 0] += 40
+    gp = GPRegressor(**UNTUNED, mean=lambda rows: 3 * rows[:, 0]).fit(X, y + 3 * X[:, 0])
+    some = X[:, 0] < 40
+    points = ((X - X.mean()) / X.std())[some]
+    target = ((y - y.mean()) / y.std())[some]
+    with jax.enable_x64(True):
+        fit = robust(RBF(0.3), points, target, noise_variance=0.05)
+        expected = np.asarray(fit.weights) * 0.8
+    weights = gp.outlier_weights(X[some], (y + 3 * X[:, 0])[some])
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_weights_are_told_by_given_inducing_points_too(spoiled):
+    X, y, _, bad = spoiled
+    Z = np.linspace(-1.7, 1.7, 30)[:, None]
+    gp = GPRegressor(solver="inducing", inducing=Z, **UNTUNED).fit(X, y)
+    assert gp.outlier_weights(X, y)[bad].max() < 0.3
+
+
+def test_the_noise_is_learnt_around_the_average_whatever_the_mean_of_y(rng):
+    X = rng.uniform(-2, 2, (60, 1))
+    y = 50 * X[:, 0] + np.sin(2 * X[:, 0]) + 0.3 * rng.standard_normal(60)
+    settings = {"kernel": RBF(0.7), "noise_variance": 0.1, "levels": [(60, 3)], "random_state": 0}
+    gp = GPRegressor(mean=lambda rows: 50 * rows[:, 0], objective=None, **settings).fit(X, y)
+    gp.set_params(priors={"lengthscale": lambda value: -value}, bounds={"lengthscale": (0.1, 9)})
+    noise = gp.noise_model(X, y, num_rounds=1)
+    assert noise.model.mean == "zero"
+    assert noise.model.priors is None
+    far = noise.variance(np.array([[30.0], [-30.0]]))
+    assert np.all((far > 0.01) & (far < 1))
+
+
+def test_a_model_with_a_checkpoint_has_a_noise_model(rng, tmp_path):
+    """The file is that of the model's own tuning, not of the logarithms'."""
+    X = rng.uniform(-2, 2, (60, 1))
+    y = np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(60)
+    settings = {"levels": [(60, 3)], "random_state": 0}
+    gp = GPRegressor(checkpoint=tmp_path / "state", **settings).fit(X, y)
+    before = (tmp_path / "state").read_bytes()
+    variance = gp.noise_model(X, y).variance(X)
+    assert (tmp_path / "state").read_bytes() == before
+    plain = GPRegressor(**settings).fit(X, y).noise_model(X, y).variance(X)
+    np.testing.assert_array_equal(variance, plain)
+
+
+def test_the_noise_goes_to_its_average_far_away_without_standardisation(rng):
+    X = rng.uniform(-2, 2, (60, 1))
+    y = 1e-3 * (np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(60))
+    settings = {"kernel": 1e-6 * RBF(0.7), "noise_variance": 1e-8, "objective": None}
+    gp = GPRegressor(standardize=False, levels=[(60, 3)], random_state=0, **settings).fit(X, y)
+    far = gp.noise_model(X, y, num_rounds=1).variance(np.array([[30.0], [-30.0]]))
+    assert np.all((far > 1e-9) & (far < 1e-7))
+
+
+@pytest.mark.parametrize("name", ["noise_model", "outlier_weights"])
+def test_rows_are_checked_before_anything_is_done_with_them(spoiled, name):
+    X, y, _, _ = spoiled
+    learn = getattr(GPRegressor(missing="drop", **UNTUNED).fit(X, y), name)
+    for rows, targets, error, words in (
+        (X, np.r_[y, y], ValueError, "inconsistent numbers of samples"),
+        (X, ["a"] * N, ValueError, "could not convert string to float"),
+        (X, None, ValueError, "requires y to be passed"),
+        (X[:, :0], y, ValueError, r"0 feature\(s\)"),
+        (RowTable(X.astype(np.float32)), y, TypeError, "got a RowTable"),
+        (X, np.column_stack([y, y]), ValueError, "y must have shape"),
+    ):
+        with pytest.raises(error, match=words):
+            learn(rows, targets)
+
+
+def test_rows_that_all_miss_their_targets_weigh_nothing(spoiled):
+    X, y, _, _ = spoiled
+    gp = GPRegressor(missing="drop", **UNTUNED).fit(X, y)
+    np.testing.assert_array_equal(gp.outlier_weights(X[:2], [np.nan, np.nan]), [0, 0])
+    with pytest.raises(ValueError, match="all targets are missing in y"):
+        gp.noise_model(X[:2], [np.nan, np.nan])
 
 
 def test_bad_input_is_refused(spoiled):

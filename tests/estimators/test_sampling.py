@@ -1,5 +1,8 @@
 """Quantiles, intervals, covariances and joint draws of GPRegressor."""
 
+import copy
+import pickle
+
 import jax
 import numpy as np
 import pytest
@@ -134,13 +137,26 @@ def test_functions_are_those_of_pathwise_draws_and_outlive_the_fit(table):
     weighted.fit(X, y, sample_weight=np.full(len(y), 2.0))
     assert weighted.sample_functions(2)(Z).shape == (7, 2)
     for bad, match in (
-        (Z[:, :1], "must have 2 columns, as the fit had; got 1"),
+        (Z[:, :1], "X has 1 features, but GPRegressor is expecting 2"),
         (Z * np.nan, "NaN"),
     ):
         with pytest.raises(ValueError, match=match):
             functions(bad)
     with pytest.raises(NotFittedError):
         GPRegressor().sample_functions()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("settings", [{}, {"mean": "linear"}, {"solver": "features"}], ids=str)
+def test_copies_of_functions_have_the_same_values(table, precision, settings):
+    """In the dtype of the fit, whatever the reader's x64 flag is."""
+    X, y, Z = (part.astype(precision) for part in table)
+    mesh = jax.make_mesh((1,), ("rows",)) if settings == {} else None
+    functions = fitted(X, y, mesh=mesh, **settings).sample_functions(3)
+    values = functions(Z)
+    assert values.dtype == precision
+    for copied in (copy.deepcopy(functions), pickle.loads(pickle.dumps(functions))):
+        np.testing.assert_allclose(copied(Z), values, rtol=100 * np.finfo(precision).eps)
 
 
 def test_auto_is_exact_for_few_rows_and_pathwise_for_many(table, monkeypatch):

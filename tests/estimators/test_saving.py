@@ -22,9 +22,8 @@ from sklearn.exceptions import NotFittedError
 
 import gplsq
 from gplsq import GPRegressor, LoadError
-from gplsq._core import _registry
-from gplsq.estimators import _archive
-from gplsq.estimators._encoding import Decoder, Encoder
+from gplsq._core import _archive, _registry
+from gplsq._core._encoding import Decoder, Encoder
 from gplsq.kernels import (
     RBF,
     AbstractKernel,

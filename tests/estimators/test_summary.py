@@ -10,6 +10,7 @@ import gplsq
 from gplsq import GPRegressor
 from gplsq.kernels import RBF, AbstractPairKernel, Constant, Linear, Matern32, Periodic, positive
 from gplsq.operators import RowTable
+from gplsq.tuning import MarginalLikelihood
 
 DATA = pathlib.Path(__file__).parent / "data"
 N = 70
@@ -103,6 +104,14 @@ def test_the_held_out_loss_is_the_best_of_the_last_level(data, loss):
         assert float(row.value) == pytest.approx(best, rel=1e-3)
         assert row.unit == "nlpd, standardised"
     assert gp.summary()["seconds"].value.endswith("of them tuning")
+
+
+def test_a_marginal_likelihood_is_not_called_a_held_out_loss(data):
+    gp = GPRegressor(objective=MarginalLikelihood(), levels=[(N, 3)], random_state=0).fit(*data)
+    row = gp.summary()["objective"]
+    assert float(row.value) == pytest.approx(min(r["exam"] for r in gp.history_), rel=1e-3)
+    assert row.unit.startswith("minus log marginal likelihood")
+    assert "held-out loss" not in str(gp.summary())
 
 
 def test_coverage_is_that_of_rows_predicted_from_the_others(data):

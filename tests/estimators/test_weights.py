@@ -9,7 +9,8 @@ import sklearn
 from sklearn.model_selection import cross_val_score
 
 import gplsq
-from gplsq import GPRegressor
+from gplsq import GPClassifier, GPRegressor
+from gplsq.estimators._weights import RowWeights
 from gplsq.kernels import Matern32, Scaled, Weighted
 from gplsq.testing import tolerance
 from gplsq.tuning import Holdout, MarginalLikelihood
@@ -163,6 +164,33 @@ def test_cross_validation_slices_them(table, name):
         plain = cross_val_score(given(), X, y, cv=2)
     assert np.isfinite(scores).all()
     assert not np.allclose(scores, plain)
+
+
+def test_rows_are_repeated_up_to_a_million_and_drawn_beyond(rng):
+    weights = np.array([1.0, 3.0, 2.0])
+    few = RowWeights(np.ones(3, bool), np.sqrt(weights), weights, None)
+    np.testing.assert_array_equal(few.repeated(rng), [0, 1, 1, 1, 2, 2])
+    many = few._replace(repeats=weights * 10**12)
+    counts = np.bincount(many.repeated(rng), minlength=3)
+    assert counts.sum() == 1_000_000
+    np.testing.assert_allclose(counts, weights / 6 * 1e6, atol=1)
+    # Rows that count once are drawn at random, whatever their order.
+    drawn = few._replace(repeats=np.ones(4_000_000)).repeated(rng)
+    np.testing.assert_allclose(np.bincount(drawn % 4), 250_000, rtol=0.01)
+    assert few._replace(repeats=weights / 2).repeated(rng) is None
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_large_weights_take_no_more_memory(table, tuned):
+    """As repeated rows they would be 3e11."""
+    X, y, _ = table
+    weights = np.full(N, 10.0**10)
+    settings = {"objective": "auto" if tuned else None, "levels": [(N, 3)], "random_state": 0}
+    gp = GPRegressor(KERNEL, noise_variance=1e4, **settings).fit(X, y, sample_weight=weights)
+    assert gp.score(X, y) > 0.5
+    codes = (y > 0).astype(int)
+    model = GPClassifier(1e-8 * KERNEL, **settings).fit(X, codes, sample_weight=weights)
+    assert model.score(X, codes) > 0.8
 
 
 @pytest.mark.parametrize(

@@ -68,3 +68,31 @@ def test_float32_and_negative_rounding_of_variances_are_taken(rng):
 def test_residuals_of_zero_leave_finite_positive_numbers(rng):
     found = calibrate(np.zeros(10), rng.gamma(1.0, 1.0, 10))
     assert all(np.isfinite(number) and number > 0 for number in found)
+
+
+def test_rows_all_alike_keep_the_ratio_of_the_model(rng):
+    latent = np.full(500, 0.02) * rng.uniform(0.99, 1.01, 500)
+    residual = np.sqrt(3 * (0.02 + 0.1)) * rng.standard_normal(500)
+    found = calibrate(residual, latent, 0.1)
+    # Both three times the model's, to the standard error of a variance of 500 rows and the prior.
+    assert found.latent_scale == pytest.approx(3, rel=0.25)
+    assert found.noise_variance == pytest.approx(0.3, rel=0.25)
+
+
+@pytest.mark.parametrize("model_noise", [1e-6, 1.0, 1e3])
+def test_rows_that_differ_overrule_the_ratio_of_the_model(model_noise, rng):
+    latent = rng.gamma(1.0, 1.0, 20_000)
+    residual = np.sqrt(2.5 * latent + 0.3) * rng.standard_normal(20_000)
+    found = calibrate(residual, latent, model_noise)
+    assert found.latent_scale == pytest.approx(2.5, rel=0.15)
+    assert found.noise_variance == pytest.approx(0.3, rel=0.15)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_calibration_has_the_units_of_its_residuals(scale, rng):
+    latent = rng.gamma(1.0, 1.0, 200)
+    residual = np.sqrt(latent + 0.5) * rng.standard_normal(200)
+    found = calibrate(residual, latent, 0.5)
+    scaled = calibrate(scale * residual, scale**2 * latent, scale**2 * 0.5)
+    assert scaled.latent_scale == pytest.approx(found.latent_scale, rel=1e-3)
+    assert scaled.noise_variance == pytest.approx(scale**2 * found.noise_variance, rel=1e-3)

@@ -158,6 +158,91 @@ def test_leave_one_out_is_close_to_leaving_rows_out(rng) -> None:
         np.testing.assert_allclose(variance[i], left.variance(X[i : i + 1])[0], atol=0.15)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("solver", ["direct", "lsmr", "inducing"])
+def test_whole_counts_are_repeated_rows(rng, solver, num_classes, x64) -> None:
+    X, codes = table(rng, 30, num_classes)
+    counts = rng.integers(1, 4, 30)
+    index = np.repeat(np.arange(30), counts)
+    assert len(index) <= 64  # with LSMR the bound from so many rows is exact
+    settings = {"solver": solver, "num_classes": num_classes, "tolerance": 1e-9}
+    if solver == "inducing":
+        settings["inducing"] = X[:12]
+    once = classify(kernel(), X, codes, counts=counts, **settings)
+    repeated = classify(kernel(), X[index], codes[index], **settings)
+    assert once.ok
+    Z = rng.normal(size=(9, 2))
+    np.testing.assert_allclose(once.mean(Z), repeated.mean(Z), atol=1e-6)
+    plain = classify(kernel(), X, codes, **settings)
+    assert np.abs(once.mean(Z) - plain.mean(Z)).max() > 0.1
+    np.testing.assert_allclose(once.variance(Z), repeated.variance(Z), atol=1e-6)
+    # One of the repeated rows is left out.
+    first = np.searchsorted(index, np.arange(30))
+    for ours, theirs in zip(
+        once.leave_one_out(np.arange(30)), repeated.leave_one_out(first), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_bound_leaves_out_one_observation_of_a_row_among_many(rng, x64) -> None:
+    """Beyond 64 rows the bound is close to the closed form, and never below it."""
+    X, codes = table(rng, 150, 2)
+    settings = {"counts": np.full(150, 5.0), "tolerance": 1e-9}
+    direct, lsmr = (
+        classify(kernel(), X, codes, solver=solver, **settings).leave_one_out(np.arange(150))
+        for solver in ("direct", "lsmr")
+    )
+    np.testing.assert_allclose(lsmr[1], direct[1], rtol=0.1)
+    assert np.all(lsmr[1] > direct[1] * (1 - 1e-6))
+    np.testing.assert_allclose(lsmr[0], direct[0], atol=0.1)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_counts_multiply_the_log_likelihood_and_small_ones_are_left_out_whole(
+    rng, num_classes, x64
+) -> None:
+    X, codes = table(rng, 40, num_classes)
+    counts = np.where(np.arange(40) == 5, 1e-9, rng.uniform(0.1, 3, 40))
+    posterior = classify(kernel(), X, codes, counts=counts, tolerance=1e-10)
+    F = np.asarray(posterior.values)
+    if num_classes == 2:
+        p, Y = 1 / (1 + np.exp(-F)), codes[:, None]
+    else:
+        p, Y = np.exp(F) / np.exp(F).sum(1, keepdims=True), np.eye(3)[codes]
+    K = np.asarray(kernel()(X))
+    np.testing.assert_allclose(F, K @ (counts[:, None] * (Y - p)), atol=1e-7)
+    # A row that hardly counts is predicted from the others as it is from all.
+    mean, variance = posterior.leave_one_out(np.array([5]))
+    np.testing.assert_allclose(mean, F[5:6], atol=1e-6)
+    np.testing.assert_allclose(variance, posterior.variance(X[5:6]), atol=1e-6)
+
+
+@pytest.mark.parametrize("counts", [np.zeros(20), np.ones(19), np.full(20, np.nan)])
+def test_counts_that_are_none_are_refused(rng, counts) -> None:
+    X, codes = table(rng, 20, 2)
+    with pytest.raises(ValueError, match="counts must be one positive number for each of the 20"):
+        classify(kernel(), X, codes, counts=counts)
+
+
+@pytest.mark.parametrize("count", [1e-46, 1e-40, 1e-37, 1e39])
+def test_counts_beyond_what_the_dtype_holds_are_refused(rng, count) -> None:
+    X, codes = table(rng, 20, 2)
+    with pytest.raises(ValueError, match="finite and at least 1e-31 in float32"):
+        classify(kernel(), X.astype(np.float32), codes, counts=np.full(20, count))
+
+
+@pytest.mark.parametrize("solver", ["direct", "lsmr", "inducing"])
+def test_counts_next_to_nothing_give_next_to_nothing(rng, solver, dtype) -> None:
+    X, codes = table(rng, 20, 2, dtype)
+    counts = np.full(20, 1.01 * np.finfo(dtype).tiny / np.finfo(dtype).eps)
+    posterior = classify(kernel(), X, codes, counts=counts, solver=solver)
+    assert posterior.ok
+    np.testing.assert_allclose(posterior.mean(X), 0, atol=1e-30)
+    mean, variance = posterior.leave_one_out(np.arange(3))
+    np.testing.assert_allclose(mean, 0, atol=1e-30)
+    np.testing.assert_allclose(variance, kernel().diagonal(X[:3]), rtol=1e-5)
+
+
 def test_the_best_temperature_has_the_least_log_loss(rng) -> None:
     logits = jnp.asarray(rng.normal(size=(400, 3)) * 6, jnp.float32)
     true = np.asarray(jax.nn.softmax(logits / 3))
@@ -166,6 +251,18 @@ def test_the_best_temperature_has_the_least_log_loss(rng) -> None:
     assert float(temperature_of(logits, Y)) == pytest.approx(3.0, rel=0.2)
     found = calibrate_classes(np.asarray(logits), np.zeros(400), codes)
     assert found.temperature == pytest.approx(3.0, rel=0.2)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_best_temperature_is_found_to_rounding(rng, num_classes, x64) -> None:
+    """Also where the search has converged many steps before its last."""
+    for _ in range(20):
+        _, codes = table(rng, 30, num_classes)
+        Y = indicators(jnp.asarray(codes), num_classes, float)
+        logits = jnp.asarray(3 * rng.normal(size=Y.shape) + 4 * np.asarray(Y))
+        order = rng.permutation(30)
+        t, again = temperature_of(logits, Y), temperature_of(logits[order], Y[order])
+        np.testing.assert_allclose(t, again, rtol=1e-9)
 
 
 def test_separable_classes_keep_a_finite_temperature() -> None:

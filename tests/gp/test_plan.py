@@ -112,10 +112,19 @@ def test_other_budgets_are_refused(bad):
 
 
 @pytest.mark.parametrize("name", ["n", "d", "num_targets", "rank"])
-@pytest.mark.parametrize("bad", [0, -1, 2.5, True, "many"])
-def test_sizes_must_be_whole_numbers(name, bad):
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (0, ValueError, "at least 1; got 0"),
+        (-1, ValueError, "at least 1; got -1"),
+        (2.5, TypeError, "a whole number; got 2.5"),
+        (True, TypeError, "a whole number; got True"),
+        ("many", TypeError, "a whole number; got 'many'"),
+    ],
+)
+def test_sizes_must_be_whole_numbers(name, bad, error, message):
     arguments = {"n": 100, "d": 3, name: bad}
-    with pytest.raises((TypeError, ValueError), match=rf"{name} must be (a whole|at least 1)"):
+    with pytest.raises(error, match=f"{name} must be {message}"):
         gplsq.plan(**arguments, rates=NOMINAL)
 
 

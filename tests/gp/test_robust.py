@@ -139,11 +139,15 @@ def test_many_degrees_of_freedom_are_normal_noise(rng, x64):
 
 def test_a_fit_that_ends_early_says_so_and_is_usable(rng):
     X, _, y, Z, _ = _data(rng, dtype=np.float32)
-    with pytest.warns(ConvergenceWarning, match="out of steps: raise max_steps after 2 steps"):
-        fit = robust(KERNEL, X, y, noise_variance=S2, max_steps=2)
-    assert not fit.ok
-    assert fit.status == STATUS.MAX_STEPS
-    assert np.all(np.isfinite(fit.mean(Z)))
+    for steps in (1, 2):
+        with pytest.warns(ConvergenceWarning, match=f"out of steps: .* after {steps} steps"):
+            fit = robust(KERNEL, X, y, noise_variance=9 * S2, max_steps=steps)
+        assert not fit.ok
+        assert fit.status == STATUS.MAX_STEPS
+        assert np.all(np.isfinite(fit.mean(Z)))
+        # All that is told is of one and the same step.
+        assert fit.noise_variance == fit.posterior.noise_variance == fit.history[-1].noise_variance
+        np.testing.assert_allclose(fit.posterior.X[:, -1] ** 2, fit.weights, rtol=1e-5)
 
 
 def test_numbers_that_are_not_finite_end_it_at_once(rng):

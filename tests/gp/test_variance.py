@@ -107,3 +107,12 @@ def test_variances_whose_solves_missed_the_tolerance_warn_once(rng):
         with pytest.warns(ConvergenceWarning, match=r"40 points missed.*not too small") as caught:
             compute()
         assert len(caught) == 1
+
+
+@pytest.mark.parametrize("solver", ["direct", "lsmr"])
+def test_in_float32_the_diagonal_of_a_covariance_is_the_variance(solver, rng):
+    posterior = _posterior(rng, 40, np.float32, solver)
+    # Far from the data, where it is the prior's; between points far apart distances by expansion
+    # round the most.
+    Z = 1000 + 100 * rng.standard_normal((300, 2)).astype(np.float32)
+    np.testing.assert_allclose(np.diagonal(posterior.covariance(Z)), 1.3, rtol=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gplsq import GPRegressor, kernels
-from gplsq.gp import condition
+from gplsq.gp import condition, condition_around_mean
 from gplsq.kernels import WithDerivatives, random_features
 from gplsq.testing import tolerance
 
@@ -167,6 +167,11 @@ def test_an_estimator_takes_values_and_slopes_of_different_noise(rng):
     Z = np.linspace(-1.8, 1.8, 40)[:, None]
     assert np.abs(gp.predict(_rows(Z, 0)) - np.sin(3 * Z[:, 0])).max() < 0.05
     assert np.abs(gp.predict(_rows(Z, 1)) - 3 * np.cos(3 * Z[:, 0])).max() < 0.3
+    for mean in ("constant", "linear"):
+        with pytest.raises(ValueError, match="mean must be zero, or a function of your own"):
+            GPRegressor(2.0 * kernel, standardize=False, mean=mean).fit(X, y)
+        with pytest.raises(ValueError, match="mean must be zero, or a function of your own"):
+            condition_around_mean(2.0 * kernel, table, y, mean=mean, noise_variance=0.1)
     with pytest.raises(ValueError, match="standardize must be False with a kernel WithDeriv"):
         GPRegressor(2.0 * kernel).fit(table, y)
 

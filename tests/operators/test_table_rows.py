@@ -1,7 +1,6 @@
 """Tables larger than memory: the same numbers, a few blocks at a time, and errors with rows."""
 
 import gc
-import pickle
 import weakref
 
 import equinox as eqx
@@ -9,41 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import BLOCK, D, N, Recording, parquet_path
 
 from gplsq import LSMR, lstsq
 from gplsq.kernels import RBF
 from gplsq.operators import Features, Inducing, RowTable
 from gplsq.solvers import SampledGram
 from gplsq.testing import count_compilations, peak_memory_bytes, tolerance
-
-N, D, BLOCK = 103, 3, 16  # the last block is lower
-
-
-class Recording:
-    """Something like an array that knows only slices, and remembers which were read."""
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype, self.slices = array, array.shape, array.dtype, []
-
-    def __getitem__(self, rows):
-        assert isinstance(rows, slice)
-        self.slices.append((rows.start, rows.stop))
-        return self.array[rows]
-
-    @property
-    def heights(self):
-        return [stop - start for start, stop in self.slices]
-
-
-class Passes:
-    """Blocks that differ from pass to pass: pass i gives `passes[i]`, and later ones the last."""
-
-    def __init__(self, *passes):
-        self.passes, self.count = passes, 0
-
-    def __iter__(self):
-        self.count += 1
-        return iter(self.passes[min(self.count, len(self.passes)) - 1])
 
 
 def _memmap(X, folder):
@@ -52,30 +23,21 @@ def _memmap(X, folder):
     return RowTable(np.load(path, mmap_mode="r"))
 
 
-def _parquet_path(X, folder):
-    arrow = pytest.importorskip("pyarrow")
-    files = pytest.importorskip("pyarrow.parquet")
-    path = folder / "table.parquet"
-    columns = {f"x{j}": X[:, j] for j in range(X.shape[1])}
-    files.write_table(arrow.table({"name": ["a"] * len(X), **columns}), path, row_group_size=30)
-    return path
-
-
 def _parquet(X, folder):
     names = [f"x{j}" for j in range(X.shape[1])]
-    return RowTable(_parquet_path(X, folder), columns=names)
+    return RowTable(parquet_path(X, folder), columns=names)
 
 
 def _parquet_file(X, folder):
     files = pytest.importorskip("pyarrow.parquet")
-    path = _parquet_path(X, folder)
+    path = parquet_path(X, folder)
     return RowTable(files.ParquetFile(path), columns=[f"x{j}" for j in range(X.shape[1])])
 
 
 def _parquet_folder(X, folder):
     for part, rows in enumerate(np.array_split(np.arange(len(X)), 2)):
         (folder / "all" / str(part)).mkdir(parents=True)
-        _parquet_path(X[rows], folder / "all" / str(part))
+        parquet_path(X[rows], folder / "all" / str(part))
     names = [f"x{j}" for j in range(X.shape[1])]
     return RowTable(folder / "all", columns=names)
 
@@ -368,151 +330,3 @@ def test_the_default_type_is_that_of_float32_sources_and_else_of_jax():
         assert RowTable(np.ones((4, 2), source), dtype=np.float32).read(0, 1).dtype == np.float32
     with pytest.raises(TypeError, match="dtype must be float32, or float64"):
         RowTable(np.ones((4, 2)), dtype=np.float16)
-
-
-@pytest.mark.parametrize(
-    ("source", "error", "message"),
-    [
-        (
-            lambda: (b for b in [np.ones((2, 2))]),
-            TypeError,
-            "exhausted after one pass: pass",
-        ),
-        (lambda: iter([np.ones((2, 2))]), TypeError, "exhausted after one pass: pass"),
-        (lambda: 3, TypeError, "source must be an array, a Parquet file"),
-        (lambda: np.ones(3), ValueError, r"source must have shape \(n, d\); got \(3,\)"),
-        (lambda: np.ones((3, 2), complex), TypeError, "source must be real"),
-        (lambda: np.array([["a", "b"]]), TypeError, "source must hold real numbers"),
-        (lambda: np.ma.ones((3, 2)), TypeError, "source must not be a masked array"),
-        (lambda: np.ones((0, 2)), ValueError, "source must have rows and columns"),
-        (list, ValueError, "source must have rows and columns"),
-    ],
-)
-def test_what_is_no_table_is_refused(source, error, message):
-    with pytest.raises(error, match=message):
-        RowTable(source())
-
-
-def test_bad_arguments_are_refused():
-    X = np.ones((4, 2), np.float32)
-    with pytest.raises(ValueError, match=r"shift must be finite numbers, shape \(2,\)"):
-        RowTable(X, shift=[1.0])
-    with pytest.raises(ValueError, match=r"scale must be finite numbers, shape \(2,\)"):
-        RowTable(X, scale=[1.0, np.nan])
-    with pytest.raises(TypeError, match="columns is for Parquet sources"):
-        RowTable(X, columns=["a"])
-    with pytest.raises(IndexError, match="rows 2:5 are not all in a table of 4 rows"):
-        RowTable(X).read(2, 5)
-    with pytest.raises(IndexError, match="rows 1 to 4 are not all in a table of 4 rows"):
-        RowTable(X).take([1, 4])
-    with pytest.raises(TypeError, match="index must be row numbers"):
-        RowTable(X).take([1.0])
-    with pytest.raises(TypeError, match="Make it again from its source"):
-        pickle.dumps(RowTable(X))
-
-
-def test_parquet_columns_that_are_not_numbers_are_named(rng, tmp_path):
-    path = _parquet_path(rng.uniform(-1, 1, (N, D)), tmp_path)
-    with pytest.raises(ValueError, match=r"columns of numbers, \['x0', .*; got \['name'\] besides"):
-        RowTable(path)
-    with pytest.raises(ValueError, match=r"got \['y'\] besides"):
-        RowTable(path, columns=["x0", "y"])
-
-
-def test_missing_numbers_of_integer_columns_are_found(tmp_path):
-    arrow = pytest.importorskip("pyarrow")
-    files = pytest.importorskip("pyarrow.parquet")
-    table = arrow.table({"a": arrow.array([1, 2, 3, None, 5, 6])})
-    files.write_table(table, tmp_path / "a.parquet", row_group_size=2)
-    rows = RowTable(tmp_path / "a.parquet")
-    np.testing.assert_array_equal(rows.read(0, 3), [[1], [2], [3]])
-    with pytest.raises(ValueError, match="the first in row 3, column 0"):
-        rows.check()
-
-
-def test_parquet_without_pyarrow_says_what_to_install(monkeypatch, tmp_path):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr("gplsq.operators._table.importlib.import_module", missing)
-    with pytest.raises(ImportError, match="pip install pyarrow"):
-        RowTable(tmp_path / "table.parquet")
-
-
-def _good(rows=30):
-    return np.ones((rows, 2), np.float32)
-
-
-def _with_nan():
-    block = _good()
-    block[4, 1] = np.nan
-    return block
-
-
-@pytest.mark.parametrize(
-    ("block", "message"),
-    [
-        (_with_nan(), "hold 1 numbers that are not finite, the first in row 34, column 1"),
-        (np.ones((30, 3)), r"rows 30 to 59 of the table came as shape \(30, 3\), and not as"),
-        (_good() * 1j, "rows 30 to 59 of the table could not be read: TypeError: .* must be real"),
-        (np.ma.ones((30, 2)), "rows 30 to 59 of the table could not be read: .* masked array"),
-        (np.ones(30), r"rows 30 and after of the table come as shape \(30,\)"),
-        (None, "rows 30 and after of the table come as shape"),
-    ],
-)
-def test_bad_blocks_are_refused_by_row_numbers_in_every_pass(block, message):
-    with pytest.raises(ValueError, match=message):
-        RowTable([_good(), block, _good()])
-    table = RowTable(Passes([_good()] * 3, [_good(), block, _good()]))
-    table.read(0, 30)
-    with pytest.raises(ValueError, match=message):
-        table.read(25, 60)
-
-
-@pytest.mark.parametrize(
-    ("later", "message"),
-    [
-        ([_good(), _good(20), _good()], "rows 30 to 59 of the table came as 30 in the first .* 20"),
-        ([_good()], "rows 30 to 59 of the table came as 30 in the first pass .* as 0 now"),
-        ([_good()] * 4, "rows 90 and after of the table came only after the first pass"),
-    ],
-)
-def test_a_pass_of_another_length_is_refused_by_row_numbers(later, message):
-    source = Passes([_good()] * 3, later, [_good()] * 3)
-    table = RowTable(source)
-    with pytest.raises(ValueError, match=message):
-        table.check()
-    table.check()  # an error leads to a fresh pass
-    assert source.count == 3
-
-
-@pytest.mark.parametrize("jit", [False, True])
-def test_an_error_of_reading_in_a_compiled_program_names_the_rows(jit):
-    X = np.ones((90, 2), np.float32)
-    X[34, 1] = np.inf
-    operator = Features(RBF(0.7), RowTable(X), 10, block=BLOCK)
-    message = "ValueError: rows 30 to 44 of the table hold 1 numbers that are not finite"
-    product = jax.jit(lambda v: operator.mv(v)) if jit else operator.mv
-    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        jax.block_until_ready(product(np.ones(10, np.float32)))
-    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        jax.block_until_ready(lstsq(operator, X[:, 0], damp=0.1).value)
-    with pytest.raises(ValueError, match="the first in row 34, column 1"):
-        operator.X.check()
-
-
-def test_an_error_of_the_source_gets_row_numbers():
-    class Broken(Recording):
-        def __getitem__(self, rows):
-            if rows.stop > 60:
-                raise OSError("disk")
-            return super().__getitem__(rows)
-
-    table = RowTable(Broken(np.ones((90, 2), np.float32)))
-    with pytest.raises(ValueError, match="rows 50 to 69 of the table could not be read: OSError"):
-        table.read(50, 70)
-    short = Recording(np.ones((90, 2), np.float32))
-    table = RowTable(short)
-    short.array = short.array[:60]
-    with pytest.raises(ValueError, match=r"rows 50 to 69 of the table came as shape \(10, 2\)"):
-        table.read(50, 70)

@@ -223,7 +223,11 @@ def test_predictions_of_other_shapes_or_not_finite_are_refused(display, arrays):
 def test_one_input_shows_mean_bands_draws_and_rows(data):
     X, y = data
     gp = given(RBF(), (X[:, :1], y))
+    predict, calls = gp.predict, []
+    gp.predict = lambda *args, **settings: calls.append(settings) or predict(*args, **settings)
     display = rendered(PosteriorDisplay.from_estimator(gp, num_points=40, num_samples=2))
+    assert sum(bool(settings.get("return_std")) for settings in calls) == 1
+    del gp.predict
     t = display.mean_.get_xdata()
     assert len(t) == 40
     assert t[0] < X[:, 0].min() < X[:, 0].max() < t[-1]
@@ -235,6 +239,7 @@ def test_one_input_shows_mean_bands_draws_and_rows(data):
         np.testing.assert_allclose(corners[:, 1].max(), (mean + half).max())
         np.testing.assert_allclose(corners[:, 1].min(), (mean - half).min())
     draws = gp.sample_y(t[:, None], 2, include_noise=False)
+    np.testing.assert_allclose(display.std, std, rtol=1e-6)
     np.testing.assert_allclose([line.get_ydata() for line in display.samples_], draws.T)
     shown = display.points_.get_offsets()
     np.testing.assert_allclose(np.sort(shown, 0), np.sort(np.c_[X[:, 0], y], 0), rtol=1e-6)

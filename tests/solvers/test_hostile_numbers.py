@@ -272,3 +272,15 @@ def test_an_answer_below_the_dtype_is_reported_or_zero_to_rounding(solver):
     """The exact answer is 1e-40, which is zero where subnormal numbers are."""
     solution = lstsq(A * np.float32(1e20), b * np.float32(1e-20), solver=solver, throw=False)
     assert np.all(np.abs(solution.value) <= 2 * np.finfo(np.float32).tiny)
+
+
+@solvers
+@pytest.mark.parametrize("size", [1e-37, 1.6e-32, 1e-30, 1e30, 1e36])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (3, 1)])
+def test_a_system_that_one_step_solves_is_solved_at_any_scale(solver, size, shape):
+    """The next step divides rounding by rounding: both inverses at once were beyond float32."""
+    matrix = np.full(shape, size, np.float32) * np.linspace(0.5, 1, shape[1], dtype=np.float32)
+    rhs = np.full(shape[0], -0.13, np.float32)
+    solution = lstsq(matrix, rhs, solver=solver)
+    expected = np.linalg.pinv(matrix.astype(float) / size) @ rhs
+    np.testing.assert_allclose(np.asarray(solution.value, float) * size, expected, rtol=1e-3)

@@ -54,6 +54,15 @@ def test_of_all_rows_nothing_is_left_to_condition(rng, dtype, condition):
     # At a condition number of 1e6 the default tolerance is below what rounding allows.
     solution = lstsq(A, b, preconditioner=CholeskyQR(), throw=condition < 1e6)
     assert int(solution.stats.num_steps) <= 6
+    A, b = A.astype(float), b.astype(float)
+    expected = np.linalg.lstsq(A, b, rcond=None)[0]
+    error = np.asarray(solution.value, float) - expected
+    # The value, as far as rounding of A in this dtype lets it be known (Higham 2002, section 20.1);
+    # and what is fitted by it, which is known better.
+    eps, residual = np.finfo(dtype).eps, np.linalg.norm(b - A @ expected)
+    known = eps * condition * (np.linalg.norm(expected) + condition * residual)
+    assert np.linalg.norm(error) < {1e1: 10, 1e3: 0.5, 1e6: 0.3}[condition] * known
+    assert np.linalg.norm(A @ error) < eps * (100 + 0.1 * condition) * np.linalg.norm(b)
 
 
 RECIPES = {"sketch": (Sketch(), 70), "all rows": (CholeskyQR(), 5)}
@@ -121,7 +130,7 @@ def test_what_is_not_a_tall_matrix_is_refused(rng, dtype):
     with pytest.raises(ValueError, match="at least 3 rows a column"):
         lstsq(A, A[:, 0], preconditioner=Sketch())
     operator = Function(lambda v: A @ v, np.zeros(30, dtype))
-    with pytest.raises(TypeError, match="Sketch reads the rows of a matrix"):
+    with pytest.raises(TypeError, match="Sketch reads a matrix"):
         lstsq(operator, A[:, 0], preconditioner=Sketch())
     with pytest.raises(TypeError, match="CholeskyQR reads a matrix"):
         lstsq(operator, A[:, 0], preconditioner=CholeskyQR())

@@ -1,18 +1,16 @@
 """Truncated solves: the iterate, its derivative, and what can be trained through it."""
 
-import functools
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from problems import problem, weigh
 
 from gplsq import LSMR, lstsq
 from gplsq.kernels import RBF
 from gplsq.operators import Dense, Kernel
-from gplsq.solvers import STATUS, DerivativeWarning, adjoint_solution, unrolled_lstsq
+from gplsq.solvers import STATUS, unrolled_lstsq
 from gplsq.testing import (
     central_difference,
     count_compilations,
@@ -22,12 +20,6 @@ from gplsq.testing import (
 )
 
 SHAPES = {"tall": (9, 5), "square": (6, 6), "wide": (5, 9)}
-
-
-def weigh(value):
-    """A scalar that treats all entries differently."""
-    flat = jnp.ravel(value)
-    return jnp.sum(jnp.sin(flat) * (1 + jnp.arange(flat.size, dtype=flat.dtype)))
 
 
 def krylov_iterate(A, b, damp, k, x0=None):
@@ -41,11 +33,6 @@ def krylov_iterate(A, b, damp, k, x0=None):
     Q = jnp.linalg.qr(jnp.stack([v / jnp.linalg.norm(v) for v in columns], 1))[0]
     MQ = M @ Q
     return x0 + Q @ jnp.linalg.solve(MQ.T @ MQ, MQ.T @ c)
-
-
-def problem(rng, m, n, condition=10.0, dtype=np.float64):
-    A = matrix_with_spectrum(rng, m, n, np.geomspace(1, 1 / condition, min(m, n)), dtype)
-    return jnp.asarray(A), jnp.asarray(rng.standard_normal(m).astype(dtype))
 
 
 @pytest.mark.parametrize(("shape", "damp"), [("tall", 0.0), ("square", 0.3), ("wide", 0.0)])
@@ -333,52 +320,6 @@ def test_trained_coefficients_beat_five_steps_of_lsmr_on_unseen_systems(rng):
     train = jax.jit(lambda c: jax.lax.scan(step, c, None, length=120)[0][0])
     trained = train((ones, optimiser.init(ones)))
     assert float(error(trained, *unseen)) < float(error(ones, *unseen)) / 1.3
-
-
-@functools.partial(jax.jit, static_argnames="damp")
-def _truncated(A, b, steps, damp):
-    def value(A):
-        cut = LSMR(max_steps=steps)
-        return weigh(lstsq(A, b, damp=damp, adjoint_solver=cut, throw=False).value)
-
-    return jax.grad(value)(A)
-
-
-def truncated(A, b, damp, steps):
-    """The gradient with an adjoint solve of so many steps."""
-
-    gradient = _truncated(A, b, jnp.asarray(steps), damp)
-    jax.effects_barrier()
-    return gradient
-
-
-@pytest.mark.parametrize("damp", [0.0, 0.1])
-def test_a_truncated_adjoint_is_the_implicit_rule_with_the_iterate_of_its_solve(x64, rng, damp):
-    A, b = problem(rng, 60, 25)
-    x = lstsq(A, b, damp=damp).value
-    g = jax.grad(weigh)(x)
-    implicit = jax.jit(jax.grad(lambda A: weigh(lstsq(A, b, damp=damp).value)))(A)
-    errors = []
-    for steps in (2, 30):
-        # The one way to silence it: the warning is right, and here it is meant.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DerivativeWarning)
-            gradient = truncated(A, b, damp, steps)
-        w = adjoint_solution(A, g, damp=damp, solver=LSMR(max_steps=steps)).value
-        rule = jnp.outer(b - A @ x, w) - jnp.outer(A @ w, x)
-        if damp == 0:
-            # What the solve left of g counts as its part in the null space of A.
-            rule += jnp.outer(jnp.linalg.pinv(A).T @ x, g - A.T @ (A @ w))
-        np.testing.assert_allclose(gradient, rule, rtol=0, atol=1e-8 * np.abs(rule).max())
-        errors.append(float(jnp.linalg.norm(gradient - implicit) / jnp.linalg.norm(implicit)))
-    assert errors[0] > 0.05
-    assert errors[1] < 1e-6
-
-
-def test_a_truncated_adjoint_says_so_unless_told_not_to(rng):
-    A, b = problem(rng, 40, 25, dtype=np.float32)
-    with pytest.warns(DerivativeWarning, match="missed the tolerance"):
-        truncated(A, b, 0.1, 2)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,22 @@ def test_folds_of_a_cross_validation_share_a_compiled_step(rng):
     assert len(traced) <= 2
 
 
+def test_groups_of_nearly_as_many_rows_share_a_compiled_step(rng):
+    traced = []
+
+    def loss(y, mean, variance):
+        traced.append(len(y))
+        return mse(y, mean, variance)
+
+    X = rng.uniform(-2, 2, (70, 2)).astype(np.float32)
+    observed = np.arange(70)[:, None] < np.array([65, 64, 70])
+    y = np.where(observed, X[:, :1], np.nan)
+    result = tune(KERNEL, X, y, observed=observed, loss=loss, levels=(Level(70, 2),))
+    assert set(traced) == {64, 70}
+    assert len(traced) <= 3
+    assert np.isfinite(result.loss)
+
+
 def test_probes_of_a_stochastic_likelihood_are_those_of_the_level_at_every_step(data):
     """Values of steps that do not move are equal, so that small gains can be told from chance."""
     objective = MarginalLikelihood(direct_rows=1, num_probes=2)

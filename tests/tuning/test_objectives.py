@@ -201,9 +201,18 @@ def test_groups_are_asked_for_where_they_are_missing(data):
         GroupHoldout()(kernels.RBF(), 0.1, X, y, KEY, mse)
 
 
-@pytest.mark.parametrize("folds", [1, 0, 2.5, True, "5"])
-def test_wrong_numbers_of_folds_are_refused(folds):
-    with pytest.raises((TypeError, ValueError), match=r"num_folds must be (a whole|at least 2)"):
+@pytest.mark.parametrize(
+    ("folds", "error", "message"),
+    [
+        (1, ValueError, "at least 2; got 1"),
+        (0, ValueError, "at least 2; got 0"),
+        (2.5, TypeError, "a whole number; got 2.5"),
+        (True, TypeError, "a whole number; got True"),
+        ("5", TypeError, "a whole number; got '5'"),
+    ],
+)
+def test_wrong_numbers_of_folds_are_refused(folds, error, message):
+    with pytest.raises(error, match=f"num_folds must be {message}"):
         KFold(folds)
 
 
