@@ -1,26 +1,35 @@
-"""What every benchmark shares: where data are, what machine this is, how a table is printed."""
+"""What every benchmark shares: where data are, fits in processes of their own, tables.
+
+Imports neither JAX nor gplsq until asked for versions: a peer's process shall not pay for them.
+"""
 
 import datetime
+import importlib.metadata
+import json
 import os
 import platform
+import resource
+import subprocess
 import sys
+import time
 from pathlib import Path
 
-import jax
 import numpy as np
-import sklearn
 
-import gplsq
+_CONTENTS = {
+    "uci": "uci/NAME/data.csv.gz and test_mask.csv.gz, as in github.com/treforevans/uci_datasets",
+    "mnist": "mnist/t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz",
+}
 
 
-def data_folder(argument: str | None) -> Path:
-    """The folder with the UCI sets: the argument, else GPLSQ_DATA, else ../shared/data."""
+def data_folder(argument: str | None, sets: str = "uci") -> Path:
+    """The folder that holds these sets: the argument, else GPLSQ_DATA, else ../shared/data."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(argument or os.environ.get("GPLSQ_DATA", default))
-    if not (folder / "uci").is_dir():
+    if not (folder / sets).is_dir():
         sys.exit(
-            f"No folder 'uci' in {folder}. Point --data or GPLSQ_DATA at a folder with "
-            "uci/NAME/data.csv.gz and test_mask.csv.gz, as in github.com/treforevans/uci_datasets."
+            f"No folder '{sets}' in {folder}. Point --data or GPLSQ_DATA at a folder with "
+            f"{_CONTENTS[sets]}."
         )
     return folder
 
@@ -36,11 +45,40 @@ def load_uci(folder: Path, name: str, split: int, dtype: str) -> tuple[np.ndarra
 
 def environment() -> str:
     """One line: versions, machine size and date."""
+    import jax
+
+    version = importlib.metadata.version
     return (
-        f"gplsq {gplsq.__version__}, jax {jax.__version__}, scikit-learn {sklearn.__version__}, "
+        f"gplsq {version('gplsq')}, jax {version('jax')}, scikit-learn {version('scikit-learn')}, "
         f"NumPy {np.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores "
         f"{platform.machine()}, {jax.devices()[0].platform}, {datetime.date.today()}"
     )
+
+
+def in_own_process(*command: str, env: dict[str, str] | None = None) -> dict:
+    """Run a Python script that prints one JSON record last.
+
+    Adds `seconds`, from the start of Python to its end, and what it wrote to `stderr`.
+    """
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, env=env
+    )
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed\n{done.stderr}")
+    record = json.loads(done.stdout.splitlines()[-1])
+    return {"seconds": seconds, "stderr": done.stderr.strip()} | record
+
+
+def peak_megabytes() -> int:
+    """The highest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def nlpd(residual: np.ndarray, variance: np.ndarray | float) -> float:
+    """Negative log predictive density, nats per row."""
+    return float(np.mean(0.5 * np.log(2 * np.pi * variance) + 0.5 * residual**2 / variance))
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> str:

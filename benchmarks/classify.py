@@ -15,15 +15,11 @@ Not measured: energy, other machines, other kernels of the peer.
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from _harness import environment, print_table
+from _harness import environment, in_own_process, peak_megabytes, print_table
 from sklearn.datasets import load_breast_cancer, load_digits, make_classification
 from sklearn.model_selection import train_test_split
 
@@ -71,7 +67,7 @@ def run_one(options: argparse.Namespace) -> None:
         "classes": p.shape[1],
         "accuracy": float(np.mean(np.argmax(p, axis=1) == y_test)),
         "log_loss": float(-np.mean(np.log(p[np.arange(len(y_test)), y_test]))),
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "megabytes": peak_megabytes(),
         "report": report,
     }
     print(json.dumps(record))
@@ -92,18 +88,12 @@ def fit_peer(X: np.ndarray, y: np.ndarray, X_test: np.ndarray):
     return peer.predict_proba((X_test - shift) / scale), "scikit-learn GP classifier"
 
 
-def in_own_process(options: argparse.Namespace, name: str, split: int, peer: bool) -> dict:
-    """Start a fresh process for one fit and time all of it."""
-    command = [sys.executable, __file__, "--one", "--sets", name, "--splits", str(split)]
+def fit(options: argparse.Namespace, name: str, split: int, peer: bool) -> dict:
+    """One fit in a fresh process, all of it timed."""
+    command = [__file__, "--one", "--sets", name, "--splits", str(split)]
     command += ["--seed", str(options.seed), "--peer-rows", str(options.peer_rows)]
     command += ["--peer"] if peer else []
-    began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(f"{name}, split {split}: the fit failed\n{done.stderr}")
-    record = json.loads(done.stdout.splitlines()[-1])
-    return record | {"seconds": seconds, "stderr": done.stderr.strip()}
+    return in_own_process(*command)
 
 
 def row(record: dict, model: str) -> list[str]:
@@ -141,11 +131,11 @@ def main() -> None:
     rows = []
     for name in options.sets:
         for split in options.splits:
-            record = in_own_process(options, name, split, peer=False)
+            record = fit(options, name, split, peer=False)
             print(f"{name} {split}: {record['report']} {record['stderr']}", flush=True)
             rows.append(row(record, "gplsq"))
             if options.peer:
-                rows.append(row(in_own_process(options, name, split, peer=True), "scikit-learn"))
+                rows.append(row(fit(options, name, split, peer=True), "scikit-learn"))
     print(environment())
     table = print_table(HEADER, rows)
     if options.out:

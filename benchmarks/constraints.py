@@ -1,12 +1,14 @@
 """Do constrained optimisers keep the constraint, reach the constrained optimum, and at what cost?
 
     python benchmarks/constraints.py linear
+    python benchmarks/constraints.py inequalities
     python benchmarks/constraints.py step
     python benchmarks/constraints.py periodic --seeds 1
 
-`linear`: a quadratic loss under linear equations, 300 steps in float32. `step`: the time of a step
-of a classifier against that of the optimiser alone. `periodic`: the sine on [-pi, pi] with
-periodicity at 2,000 points as an over-determined constraint (2-layer tanh MLP, 321 parameters).
+`linear`: a quadratic loss under linear equations, 300 steps in float32. `inequalities`: under
+linear inequalities and a box, by each of the ways that there are. `step`: the time of a step of a
+classifier against that of the optimiser alone. `periodic`: the sine on [-pi, pi] with periodicity
+at 2,000 points as an over-determined constraint (2-layer tanh MLP, 321 parameters).
 """
 
 import argparse
@@ -17,10 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.optimize
 from _harness import environment, print_table
 
 import gplsq
-from gplsq.constraints import Constraint, Orthogonality, Sparsity, UnitNorm, constrained
+from gplsq.constraints import (
+    Box,
+    Constraint,
+    Linear,
+    Orthogonality,
+    Sparsity,
+    UnitNorm,
+    constrained,
+    null_space,
+)
 
 
 def linear() -> None:
@@ -33,14 +45,17 @@ def linear() -> None:
     projector = np.eye(n) - np.linalg.pinv(A.astype(float)) @ A
     decay = optax.cosine_decay_schedule(0.3, steps)
     optimizers = {"SGD": optax.sgd(0.3), "Adam": optax.adam(decay), "AdamW": optax.adamw(decay)}
+    project = null_space(constraint, correction_rate=0.0, warn=False)
     rows = []
     for name, optimizer in optimizers.items():
         wrapped = {
             "constrained": constrained(optimizer, constraint),
             "constrained, one solve": constrained(optimizer, constraint, projection="metric"),
+            "gradient projected only": optax.chain(project, optimizer),
+            "update projected only": optax.chain(optimizer, null_space(constraint, warn=False)),
         }
         for way, transform in wrapped.items():
-            if name == "SGD" and "one" in way:
+            if name == "SGD" and ("one" in way or "gradient" in way):
                 continue
 
             def step(carry, _, transform=transform):
@@ -55,6 +70,49 @@ def linear() -> None:
             worst = float(violations[1:].max()) / np.linalg.norm(b)
             rows.append([name, way, f"{worst:.1e}", f"{slope:.1e}"])
     print_table(["optimiser", "way", "worst relative violation", "projected gradient"], rows)
+
+
+def inequalities(steps: int = 400) -> None:
+    """Violation and distance to the optimum that SciPy finds in float64."""
+    rng = np.random.default_rng(0)
+    n, p = 30, 12
+    A, b = rng.standard_normal((p, n)).astype("f4"), np.abs(rng.standard_normal(p)).astype("f4")
+    target = 2 * rng.standard_normal(n).astype("f4")
+    rows_of = {"type": "ineq", "fun": lambda w: b - A @ w, "jac": lambda w: -A}
+    best = scipy.optimize.minimize(
+        lambda w: 0.5 * np.sum((w - target) ** 2), np.zeros(n), jac=lambda w: w - target,
+        bounds=[(-1, 1)] * n, constraints=[rows_of], method="SLSQP",
+        options={"ftol": 1e-13, "maxiter": 500},
+    ).x  # fmt: skip
+    both = Linear(A, b, kind="inequality") + Box(-1, 1)
+    decay = optax.cosine_decay_schedule(0.1, steps)
+    ways = {
+        "active set, SGD": constrained(optax.sgd(0.3), both),
+        "active set, Adam": constrained(optax.adam(decay), both),
+        "slack, SGD": constrained(optax.sgd(0.3), both, inequalities="slack"),
+        "slack, Adam": constrained(optax.adam(decay), both, inequalities="slack"),
+        "augmented Lagrangian, SGD": constrained(
+            optax.sgd(0.03), both, method="augmented_lagrangian"
+        ),
+        "penalty 10, SGD": constrained(optax.sgd(0.003), both, method="penalty", penalty=10.0),
+    }
+    rows = []
+    for way, optimizer in ways.items():
+
+        def step(carry, _, optimizer=optimizer):
+            w, state = carry
+            updates, state = optimizer.update(w - target, state, w)
+            return (w + updates, state), jnp.max(A @ (w + updates) - b)
+
+        w = jnp.zeros(n, "f4")
+        run = jax.jit(lambda s, step=step: jax.lax.scan(step, s, None, length=steps))
+        (w, _), excess = run((w, optimizer.init(w)))
+        distance = np.abs(np.asarray(w) - best).max()
+        worst, last = float(jnp.maximum(excess, 0).max()), max(float(excess[-1]), 0)
+        outside = float(jnp.maximum(jnp.abs(w) - 1, 0).max())
+        rows.append([way, f"{worst:.1e}", f"{last:.1e}", f"{outside:.1e}", f"{distance:.1e}"])
+    header = ["way", "worst violation", "last violation", "outside the box", "from the optimum"]
+    print_table(header, rows)
 
 
 def step_time() -> None:
@@ -165,12 +223,14 @@ def periodic(seeds: int, steps: int = 5000) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["linear", "step", "periodic"])
+    parser.add_argument("what", choices=["linear", "inequalities", "step", "periodic"])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     print(environment() + "\n")
     if arguments.what == "linear":
         linear()
+    elif arguments.what == "inequalities":
+        inequalities()
     elif arguments.what == "step":
         step_time()
     else:

@@ -17,7 +17,6 @@ Not measured: GPUs, multi-socket machines, matrices that do not fit into memory.
 """
 
 import argparse
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -26,98 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _harness import environment, print_table
+from _lstsq_methods import HAS, MAX_STEPS, Method, ours, peers, problem, reference, unrolled
 
 from gplsq import LSMR, lstsq
 from gplsq.operators import Function
 from gplsq.solvers import CholeskyQR, Sketch
-
-HAS = {name: importlib.util.find_spec(name) is not None for name in ("matfree", "lineax", "jaxopt")}
-MAX_STEPS = 20_000
-
-
-def problem(rng, rows, columns, condition, dtype, right_hand_sides=1):
-    """`A, b, g`: singular values 1 ... 1 / condition, b with one tenth of noise."""
-    values = np.geomspace(1, 1 / condition, columns)
-    right = np.linalg.qr(rng.standard_normal((columns, columns)))[0]
-    # A Gaussian matrix is orthogonal up to a condition number near 1, and costs no QR.
-    A = rng.standard_normal((rows, columns)) / np.sqrt(rows) @ (values[:, None] * right.T)
-    x = rng.standard_normal((columns, right_hand_sides))
-    b = A @ x
-    b += 0.1 * np.linalg.norm(b) / np.sqrt(b.size) * rng.standard_normal(b.shape)
-    g = rng.standard_normal(x.shape)
-    if right_hand_sides == 1:
-        b, g = b[:, 0], g[:, 0]
-    return A.astype(dtype), b.astype(dtype), g.astype(dtype)
-
-
-def reference(A, b, g):
-    """x and the gradients of <g, x> with respect to A and b, in float64."""
-    A, b, g = (np.asarray(a, np.float64) for a in (A, b, g))
-    Q, R = np.linalg.qr(A)
-    x = np.linalg.solve(R, Q.T @ b)
-    p = Q @ np.linalg.solve(R.T, g)
-    w = np.linalg.solve(R, Q.T @ p)
-    if b.ndim == 1:
-        return x, np.outer(b - A @ x, w) - np.outer(p, x), p
-    return x, (b - A @ x) @ w.T - p @ x.T, p
-
-
-def ours(rtol, preconditioner=None):
-    solver = LSMR(rtol=rtol, max_steps=MAX_STEPS)
-
-    def solve(A, b):
-        return lstsq(A, b, solver=solver, preconditioner=preconditioner, throw=False).value
-
-    return solve
-
-
-def peers(rtol: float) -> dict[str, Callable]:
-    """Name to `solve(A, b) -> x`."""
-    found: dict[str, Callable] = {}
-    if HAS["matfree"]:
-        import matfree.lstsq
-
-        def by_matfree(A, b, **options):
-            options = {"atol": rtol, "btol": rtol, "maxiter": MAX_STEPS, **options}
-            return matfree.lstsq.lsmr(**options)(lambda u, A: u @ A, b, A)
-
-        found["matfree"] = lambda A, b: by_matfree(A, b)[0]
-        found["matfree (full rank)"] = lambda A, b: by_matfree(A, b, is_full_rank=True)[0]
-        found["_steps"] = lambda A, b: by_matfree(A, b)[1]["iteration_count"]
-    if HAS["lineax"]:
-        import lineax
-
-        options = {"rtol": rtol, "atol": rtol, "max_steps": MAX_STEPS}
-
-        def by_lineax(solver):
-            def solve(A, b):
-                operator = lineax.MatrixLinearOperator(A)
-                return lineax.linear_solve(operator, b, solver, throw=False).value
-
-            return solve
-
-        found["lineax LSMR"] = by_lineax(lineax.LSMR(**options))
-        found["lineax QR"] = by_lineax(lineax.QR())
-        found["lineax Normal(CG)"] = by_lineax(lineax.Normal(lineax.CG(**options)))
-    if HAS["jaxopt"]:
-        from jaxopt.linear_solve import solve_normal_cg
-
-        found["jaxopt normal CG"] = lambda A, b: solve_normal_cg(
-            lambda x: A @ x, b, init=jnp.zeros(A.shape[1], A.dtype), tol=rtol, maxiter=MAX_STEPS
-        )
-    found["jnp.linalg.lstsq"] = lambda A, b: jnp.linalg.lstsq(A, b)[0]
-    return found
-
-
-def unrolled(rtol: float, steps: int) -> Callable:
-    """Automatic differentiation through matfree's loop, at a fixed number of steps."""
-    import matfree.lstsq
-
-    def loop(_, body, start):
-        return jax.lax.scan(lambda state, _: (body(state), None), start, None, length=steps)[0]
-
-    run = matfree.lstsq.lsmr(atol=rtol, btol=rtol, custom_vjp=False, while_loop=loop)
-    return lambda A, b: run(lambda u, A: u @ A, b, A)[0]
 
 
 def measure(fn: Callable, arguments: tuple, repeat: int):
@@ -145,26 +57,28 @@ def wanted(name, options):
     return not options.only or any(word in name for word in options.only)
 
 
-def record(name, solve, A, b, g, truth, repeat):
+def record(name, method, A, b, g, truth, repeat):
     """One line of the table, with its two errors and two times for later."""
     print(f"  ... {name}", file=sys.stderr, flush=True)
 
     def loss(A, b):
-        return jnp.vdot(g, solve(A, b))
+        return jnp.vdot(g, method.solve(A, b))
 
-    compile_f, forward, _, x = measure(solve, (A, b), repeat)
+    compile_f, forward, _, x = measure(method.solve, (A, b), repeat)
+    steps = "" if method.steps is None else str(int(np.max(jax.jit(method.steps)(A, b))))
     try:
         compile_g, both, megabytes, (_, (dA, db)) = measure(
             jax.value_and_grad(loss, (0, 1)), (A, b), repeat
         )
     except jax.errors.JaxRuntimeError:
         # A derivative whose solve ran out of steps, in a library that cannot go on with it.
-        cells = [name, f"{1e3 * forward:.1f}", f"{relative(x, truth[0]):.0e}", "raises"]
+        cells = [name, steps, f"{1e3 * forward:.1f}", f"{relative(x, truth[0]):.0e}", "raises"]
         cells += ["", "", f"{compile_f:.1f}", "", ""]
         return cells, (relative(x, truth[0]), np.inf), (forward, np.inf)
     errors = relative(x, truth[0]), max(relative(dA, truth[1]), relative(db, truth[2]))
     cells = [
         name,
+        steps,
         f"{1e3 * forward:.1f}",
         f"{errors[0]:.0e}",
         f"{1e3 * both:.1f}",
@@ -177,7 +91,7 @@ def record(name, solve, A, b, g, truth, repeat):
     return cells, errors, (forward, both)
 
 
-HEADER = ["method", "ms", "error", "ms with gradient", "error", "ratio", "compile s"]
+HEADER = ["method", "steps", "ms", "error", "ms with gradient", "error", "ratio", "compile s"]
 HEADER += ["with gradient", "MB"]
 
 
@@ -190,15 +104,14 @@ def dense(options, dtype):
         A, b, g = map(jnp.asarray, (A, b, g))
         print(f"\n{options.rows} x {options.columns}, condition {condition:g}, {dtype}")
         rivals = peers(options.rtol)
-        count = rivals.pop("_steps", None)
-        if count is not None and wanted("unrolled", options):
-            steps = int(jax.jit(count)(A, b))
+        if HAS["matfree"] and wanted("unrolled", options):
+            steps = int(jax.jit(rivals["matfree"].steps)(A, b))
             rivals[f"unrolled ({steps} steps)"] = unrolled(options.rtol, steps)
         lines, kept = [], {}
-        for name, solve in rivals.items():
+        for name, method in rivals.items():
             if not wanted(name, options):
                 continue
-            cells, errors, times = record(name, solve, A, b, g, truth, options.repeat)
+            cells, errors, times = record(name, method, A, b, g, truth, options.repeat)
             lines.append(cells)
             kept[name] = errors, times
         own = {"gplsq LSMR": ours(options.rtol)}
@@ -210,10 +123,10 @@ def dense(options, dtype):
             own[f"{equal} (rtol {rtol:.0e})"] = ours(rtol)
         own["gplsq LSMR with Sketch()"] = ours(options.rtol, Sketch())
         own["gplsq LSMR with CholeskyQR()"] = ours(options.rtol, CholeskyQR())
-        for name, solve in own.items():
+        for name, method in own.items():
             if not wanted(name, options):
                 continue
-            cells, errors, times = record(name, solve, A, b, g, truth, options.repeat)
+            cells, errors, times = record(name, method, A, b, g, truth, options.repeat)
             lines.append(cells)
             kept[name] = errors, times
         print_table(HEADER, lines)
@@ -223,8 +136,8 @@ def dense(options, dtype):
 def loosest(A, b, g, truth, goal, rtol):
     """The largest tolerance, in steps of 10^(1/4), that meets both errors of the peers."""
     best = rtol
-    solve = jax.jit(lambda A, b, r: ours(r)(A, b))
-    gradient = jax.jit(jax.grad(lambda A, b, r: jnp.vdot(g, ours(r)(A, b)), (0, 1)))
+    solve = jax.jit(lambda A, b, r: ours(r).solve(A, b))
+    gradient = jax.jit(jax.grad(lambda A, b, r: jnp.vdot(g, ours(r).solve(A, b)), (0, 1)))
     for candidate in rtol * 10 ** (np.arange(1, 13) / 4):
         r = jnp.asarray(candidate, A.dtype)
         dA, db = gradient(A, b, r)
@@ -266,15 +179,18 @@ def block(options, dtype):
             f"\n{options.rows} x {options.columns}, {k} right-hand sides, condition {condition:g}"
         )
         lines, kept = [], {}
-        rivals = {n: s for n, s in peers(options.rtol).items() if n in ("matfree", "lineax LSMR")}
-        vmapped = {n: jax.vmap(s, in_axes=(None, 1), out_axes=1) for n, s in rivals.items()}
+        vmapped = {
+            name: Method(*(jax.vmap(f, in_axes=(None, 1), out_axes=-1) for f in method))
+            for name, method in peers(options.rtol).items()
+            if name in ("matfree", "lineax LSMR")
+        }
         own = {"gplsq LSMR": ours(options.rtol)}
         own["gplsq LSMR with Sketch()"] = ours(options.rtol, Sketch())
         own["gplsq LSMR with CholeskyQR()"] = ours(options.rtol, CholeskyQR())
-        for name, solve in {**vmapped, **own}.items():
+        for name, method in {**vmapped, **own}.items():
             if not wanted(name, options):
                 continue
-            cells, errors, times = record(name, solve, A, b, g, truth, options.repeat)
+            cells, errors, times = record(name, method, A, b, g, truth, options.repeat)
             lines.append(cells)
             kept[name] = errors, times
         print_table(HEADER, lines)
@@ -293,7 +209,8 @@ def matrix_free(options, dtype, name, apply, matrix, parameters, size):
     def by_gplsq(p, b):
         operator = Function(lambda v: apply(p, v), jnp.zeros(size, dtype))
         solver = LSMR(rtol=options.rtol, max_steps=MAX_STEPS)
-        return lstsq(operator, b, damp=damp, solver=solver, throw=False).value
+        solution = lstsq(operator, b, damp=damp, solver=solver, throw=False)
+        return solution.value, solution.stats.num_steps
 
     methods = {"gplsq": by_gplsq}
     if HAS["matfree"]:
@@ -304,25 +221,34 @@ def matrix_free(options, dtype, name, apply, matrix, parameters, size):
                 return jax.linear_transpose(lambda v: apply(p, v), jnp.zeros(size, dtype))(u)[0]
 
             run = matfree.lstsq.lsmr(atol=options.rtol, btol=options.rtol, maxiter=MAX_STEPS)
-            return run(vecmat, b, p, damp=damp)[0]
+            value, stats = run(vecmat, b, p, damp=damp)
+            return value, stats["iteration_count"]
 
         methods["matfree"] = by_matfree
     print(f"\n{name}, damped by {damp}")
     lines = []
     for label, solve in methods.items():
+        lines.append(row(label, solve, (parameters, b), x, g, options.repeat))
+    print_table(OPERATOR_HEADER, lines)
 
-        def loss(p, b, solve=solve):
-            return jnp.vdot(g, solve(p, b))
 
-        compile_f, forward, _, value = measure(solve, (parameters, b), options.repeat)
-        compile_g, both, megabytes, _ = measure(
-            jax.value_and_grad(loss), (parameters, b), options.repeat
-        )
-        cells = [label, f"{1e3 * forward:.1f}", f"{relative(value, x):.0e}", f"{1e3 * both:.1f}"]
-        cells += [f"{both / forward:.1f}", f"{compile_f:.1f}", f"{compile_g:.1f}"]
-        lines.append([*cells, f"{megabytes:.0f}"])
-    header = ["method", "ms", "error", "ms with gradient", "ratio", "compile s", "with gradient"]
-    print_table([*header, "MB"], lines)
+OPERATOR_HEADER = [
+    *("method", "steps", "ms", "error", "ms with gradient", "ratio", "compile s"),
+    *("with gradient", "MB"),
+]
+
+
+def row(label, solve, arguments, truth, g, repeat) -> list[str]:
+    """A line of a table of operators; `solve` gives the solution and its number of steps."""
+
+    def loss(*arguments):
+        return jnp.vdot(g, solve(*arguments)[0])
+
+    compile_f, forward, _, (value, steps) = measure(solve, arguments, repeat)
+    compile_g, both, megabytes, _ = measure(jax.value_and_grad(loss), arguments, repeat)
+    cells = [label, str(int(np.max(steps))), f"{1e3 * forward:.1f}"]
+    cells += [f"{relative(value, truth):.0e}", f"{1e3 * both:.1f}", f"{both / forward:.1f}"]
+    return [*cells, f"{compile_f:.1f}", f"{compile_g:.1f}", f"{megabytes:.0f}"]
 
 
 def sparse(options, dtype):
@@ -346,7 +272,8 @@ def sparse(options, dtype):
         import equinox as eqx
 
         moved = eqx.tree_at(lambda s: s.data, operator, data)
-        return lstsq(moved, b, damp=0.1, solver=solver, throw=False).value
+        solution = lstsq(moved, b, damp=0.1, solver=solver, throw=False)
+        return solution.value, solution.stats.num_steps
 
     methods = {"gplsq Sparse": (by_gplsq, operator.data)}
     if HAS["matfree"]:
@@ -355,21 +282,15 @@ def sparse(options, dtype):
         def by_matfree(data, b):
             run = matfree.lstsq.lsmr(atol=options.rtol, btol=options.rtol, maxiter=MAX_STEPS)
             matrix = lambda data: BCOO((data, A.indices), shape=A.shape)  # noqa: E731
-            return run(lambda u, data: u @ matrix(data), b, data, damp=0.1)[0]
+            value, stats = run(lambda u, data: u @ matrix(data), b, data, damp=0.1)
+            return value, stats["iteration_count"]
 
         methods["matfree with BCOO"] = (by_matfree, A.data)
     print(f"\nSparse {m} x {n}, 1 % non-zero, damped by 0.1, {dtype}")
     lines = []
     for label, (solve, data) in methods.items():
-        compile_f, forward, _, value = measure(solve, (data, b), options.repeat)
-        compile_g, both, megabytes, _ = measure(
-            jax.value_and_grad(lambda d, b, s=solve: s(d, b).sum()), (data, b), options.repeat
-        )
-        cells = [label, f"{1e3 * forward:.1f}", f"{relative(value, x):.0e}", f"{1e3 * both:.1f}"]
-        cells += [f"{both / forward:.1f}", f"{compile_f:.1f}", f"{compile_g:.1f}"]
-        lines.append([*cells, f"{megabytes:.0f}"])
-    header = ["method", "ms", "error", "ms with gradient", "ratio", "compile s", "with gradient"]
-    print_table([*header, "MB"], lines)
+        lines.append(row(label, solve, (data, b), x, np.ones(n, dtype), options.repeat))
+    print_table(OPERATOR_HEADER, lines)
 
 
 def convolution(options, dtype):
@@ -397,16 +318,14 @@ def second(options, dtype):
     direction = jnp.asarray(rng.standard_normal(A.shape), dtype)
     candidates = {
         "gplsq LSMR": ours(options.rtol),
-        "gplsq with Sketch()": None,
+        "gplsq with Sketch()": ours(options.rtol, Sketch()),
         **peers(options.rtol),
     }
-    candidates["gplsq with Sketch()"] = ours(options.rtol, Sketch())
-    candidates.pop("_steps", None)
     print(f"\nHessian-vector product in A, {A.shape[0]} x {A.shape[1]}, condition 10, {dtype}")
     lines = []
-    for name, solve in candidates.items():
+    for name, method in candidates.items():
 
-        def loss(A, solve=solve):
+        def loss(A, solve=method.solve):
             return jnp.sum(jnp.sin(solve(A, b)) * g)
 
         def product(A, loss=loss):
@@ -429,14 +348,10 @@ def memory(options, dtype):
     lines = []
     for steps in (10, 100, 1000):
         cells = [str(steps)]
-        solver = LSMR(rtol=1e-30, max_steps=steps)
-
-        def implicit(A, b, solver=solver):
-            return lstsq(A, b, solver=solver, throw=False).value
-
-        methods = [implicit] + ([unrolled(options.rtol, steps)] if HAS["matfree"] else [])
-        for solve in methods:
-            fn = jax.jit(jax.grad(lambda A, b, solve=solve: jnp.vdot(g, solve(A, b))))
+        methods = [ours(1e-30, max_steps=steps)]
+        methods += [unrolled(options.rtol, steps)] if HAS["matfree"] else []
+        for method in methods:
+            fn = jax.jit(jax.grad(lambda A, b, s=method.solve: jnp.vdot(g, s(A, b))))
             analysis = fn.lower(A, b).compile().memory_analysis()
             cells.append("?" if analysis is None else f"{analysis.temp_size_in_bytes / 1e6:.1f}")
         lines.append(cells)

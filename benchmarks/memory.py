@@ -9,13 +9,17 @@ the number is the process's highest resident memory, everything included.
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import time
 
 import numpy as np
-from _harness import data_folder, environment, load_uci, print_table
+from _harness import (
+    data_folder,
+    environment,
+    in_own_process,
+    load_uci,
+    peak_megabytes,
+    print_table,
+)
 
 LIMIT = {"dense": 12 * 1024, "tiled": 2 * 1024}
 
@@ -33,7 +37,7 @@ def run_one(form: str, folder: str) -> None:
     model.fit(X, y).predict(X_test, return_std=True)
     record = {
         "n": len(X),
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "megabytes": peak_megabytes(),
         "seconds": time.perf_counter() - began,
         "report": model.solver_report_,
     }
@@ -53,11 +57,7 @@ def main() -> None:
         return
     rows = []
     for form in options.forms:
-        command = [sys.executable, __file__, "--one", "--forms", form, "--data", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(done.stderr)
-        record = json.loads(done.stdout.splitlines()[-1])
+        record = in_own_process(__file__, "--one", "--forms", form, "--data", folder)
         print(record["report"], flush=True)
         ok = "yes" if record["megabytes"] < LIMIT[form] else "NO"
         numbers = [str(record["n"]), str(record["megabytes"]), str(LIMIT[form]), ok]

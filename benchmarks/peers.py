@@ -18,14 +18,20 @@ Not measured: GPyTorch with KeOps or inducing points, GPUs.
 import argparse
 import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from _harness import (
+    data_folder,
+    environment,
+    in_own_process,
+    load_uci,
+    nlpd,
+    peak_megabytes,
+    print_table,
+)
 
 MODELS = ("gplsq", "warm", "scikit-learn", "gpytorch")
 LARGEST = {"gplsq": 1_000_000, "warm": 10_000, "scikit-learn": 3000, "gpytorch": 30_000}
@@ -121,39 +127,31 @@ def run_one(path: str, name: str, cap: float) -> None:
     X, y, X_test, y_test = (array for _, array in sorted(np.load(path).items()))
     mean, std, missing = FITS[name](X, y, X_test, cap)
     record = {
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "megabytes": peak_megabytes(),
         "missing": float(missing),
     }
     if mean is not None:
         error, unit = y_test - mean, y_test.std()
-        logs = 0.5 * np.log(2 * np.pi * (std / unit) ** 2) + 0.5 * (error / std) ** 2
         record["rmse"] = float(np.sqrt(np.mean(error**2)) / unit)
-        record["nlpd"] = float(np.mean(logs))
+        record["nlpd"] = nlpd(error / unit, (std / unit) ** 2)
     print(json.dumps(record))
 
 
 def timed(data: tuple[np.ndarray, ...], name: str, cap: float, cache: str) -> dict:
     """A fit in a cold process, twice if the compilation cache shall be warm."""
-    environment = dict(os.environ)
+    variables = dict(os.environ)
     if name == "warm":
-        environment |= {
+        variables |= {
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/data.npz"
         np.savez(path, **{f"part{i}": array for i, array in enumerate(data)})
-        command = [sys.executable, "-W", "ignore", __file__, "--one", path, name, str(cap)]
+        command = ["-W", "ignore", __file__, "--one", path, name, str(cap)]
         for _ in range(2 if name == "warm" else 1):
-            began = time.perf_counter()
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, env=environment
-            )
-            seconds = time.perf_counter() - began
-            if done.returncode:
-                sys.exit(done.stderr)
-    record = json.loads(done.stdout.splitlines()[-1])
-    return record | {"seconds": seconds + record["missing"]}
+            record = in_own_process(*command, env=variables)
+    return record | {"seconds": record["seconds"] + record["missing"]}
 
 
 def draw(records: list[dict], path: Path) -> None:
@@ -193,8 +191,6 @@ def main() -> None:
     if options.one:
         run_one(options.one[0], options.one[1], float(options.one[2]))
         return
-    from _harness import data_folder, environment, load_uci, print_table
-
     records = []
     with tempfile.TemporaryDirectory() as cache:
         for rows in [0] if options.set else options.rows:

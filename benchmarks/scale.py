@@ -13,15 +13,12 @@ Not measured: what more inducing points would reach on rougher functions.
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from _harness import environment, print_table
+from _harness import environment, in_own_process, peak_megabytes, print_table
 
 NOISE = 0.1
 TEST_ROWS = 100_000
@@ -60,7 +57,7 @@ def run_one(folder: Path, inducing: int | None) -> None:
     record = {
         "rows": len(X),
         "predict": time.perf_counter() - fitted,
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "megabytes": peak_megabytes(),
         "rmse": float(np.sqrt(np.mean(error**2))),
         "inside": float(np.mean(np.abs(error) < 1.96 * std)),
         "points": int(model.posterior_.Z.shape[0]),
@@ -84,15 +81,11 @@ def main() -> None:
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder), rows)
-            command = [sys.executable, "-W", "ignore", __file__, "--one", folder]
+            command = ["-W", "ignore", __file__, "--one", folder]
             if options.inducing is not None:
                 command += ["--inducing", str(options.inducing)]
-            began = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            seconds.append(time.perf_counter() - began)
-        if done.returncode:
-            sys.exit(done.stderr)
-        record = json.loads(done.stdout.splitlines()[-1])
+            record = in_own_process(*command)
+        seconds.append(record["seconds"])
         print(record["report"], flush=True)
         table.append(
             [

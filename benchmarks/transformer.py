@@ -15,8 +15,6 @@ Not measured: GPUs, mixed precision, training to the end.
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 
 import equinox as eqx
@@ -24,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _harness import environment, print_table
+from _harness import environment, in_own_process, print_table
 
 import gplsq
 from gplsq.constraints import Constraint, Sparsity, constrained
@@ -172,13 +170,10 @@ def main() -> None:
     flags = ["--layers", "--width", "--batch", "--length", "--repeat"]
     records = {}
     for way in WAYS:
-        command = [sys.executable, "-W", "ignore", __file__, "--one", way]
+        command = ["-W", "ignore", __file__, "--one", way]
         for flag, size in zip(flags, sizes, strict=True):
             command += [flag, str(size)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(done.stderr)
-        records[way] = json.loads(done.stdout.splitlines()[-1])
+        records[way] = in_own_process(*command)
         print(way, records[way], flush=True)
     print(environment())
     alone = records["AdamW alone"]

@@ -16,23 +16,22 @@ Not measured: energy, other machines, tuning of the peer beyond its defaults.
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from _harness import data_folder, environment, load_uci, print_table
+from _harness import (
+    data_folder,
+    environment,
+    in_own_process,
+    load_uci,
+    nlpd,
+    peak_megabytes,
+    print_table,
+)
 
 SETS = ["yacht", "energy", "concrete", "airfoil", "wine", "pol", "bike", "kin40k", "protein"]
 FLOAT32_ROWS = 5000
-
-
-def nlpd(residual: np.ndarray, variance: np.ndarray | float) -> float:
-    """Negative log predictive density, nats per row."""
-    return float(np.mean(0.5 * np.log(2 * np.pi * variance) + 0.5 * residual**2 / variance))
 
 
 def run_one(options: argparse.Namespace) -> None:
@@ -54,7 +53,8 @@ def run_one(options: argparse.Namespace) -> None:
     else:
         from gplsq import GPRegressor  # after reading, so that a peer's process never imports JAX
 
-        model = GPRegressor(random_state=options.seed, form=options.form).fit(X, y)
+        model = GPRegressor(random_state=options.seed, form=options.form, loss=options.loss)
+        model.fit(X, y)
         mean, std = model.predict(X_test, return_std=True)
         report = model.solver_report_
         rows = np.random.default_rng(0).permutation(len(X))[:1000]
@@ -72,7 +72,7 @@ def run_one(options: argparse.Namespace) -> None:
         "nlpd_mean_only": nlpd(baseline, 1.0),
         "nlpd_constant": None if constant is None else nlpd(residual, constant),
         "coverage": float(np.mean(np.abs(residual) <= 1.96 * std)),
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "megabytes": peak_megabytes(),
         "report": report,
     }
     print(json.dumps(record))
@@ -95,30 +95,25 @@ def fit_peer(X: np.ndarray, y: np.ndarray, X_test: np.ndarray):
     return mean, std, f"scikit-learn GP, {peer.kernel_}"
 
 
-def in_own_process(options: argparse.Namespace, name: str, split: int, peer: bool) -> dict:
-    """Start a fresh process for one fit and time all of it."""
-    command = [sys.executable, __file__, "--one", "--sets", name, "--splits", str(split)]
+def fit(options: argparse.Namespace, name: str, split: int, peer: bool) -> dict:
+    """One fit in a fresh process, all of it timed."""
+    command = [__file__, "--one", "--sets", name, "--splits", str(split)]
     command += ["--dtype", options.dtype, "--form", options.form, "--seed", str(options.seed)]
+    command += ["--loss", options.loss]
     command += ["--peer"] if peer else []
     command += ["--data", str(data_folder(options.data))]
     command += ["--max-rows", str(options.max_rows)] if options.max_rows else []
-    began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(f"{name}, split {split}: the fit failed\n{done.stderr}")
-    record = json.loads(done.stdout.splitlines()[-1])
-    return record | {"seconds": seconds, "stderr": done.stderr.strip()}
+    return in_own_process(*command)
 
 
-def row(record: dict, model: str) -> list[str]:
+def row(record: dict) -> list[str]:
     """One line of the table."""
     constant = record["nlpd_constant"]
     return [
         record["set"],
         str(record["split"]),
         f"{record['n']} x {record['d']}",
-        model,
+        record["model"],
         f"{record['rmse']:.4f}",
         f"{record['nlpd']:.3f}",
         f"{record['nlpd_mean_only']:.3f}",
@@ -133,6 +128,23 @@ HEADER = ["set", "split", "n x d", "model", "RMSE", "NLPD", "NLPD mean only"]
 HEADER += ["NLPD const. var.", "in 95 %", "seconds", "MB"]
 
 
+def over_splits(records: list[dict]) -> list[list[str]]:
+    """A line for each set and model: mean and standard deviation over splits, median seconds."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["set"], record["model"]), []).append(record)
+    lines = []
+    for (name, model), group in groups.items():
+        cells = [name, model, str(len(group))]
+        for key in ("rmse", "nlpd"):
+            values = [record[key] for record in group]
+            cells.append(f"{np.mean(values):.4f} ± {np.std(values):.4f}")
+        cells.append(f"{100 * np.mean([record['coverage'] for record in group]):.1f} %")
+        cells.append(f"{np.median([record['seconds'] for record in group]):.1f}")
+        lines.append(cells)
+    return lines
+
+
 def main() -> None:
     """Run the sets and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -141,6 +153,7 @@ def main() -> None:
     parser.add_argument("--max-rows", type=int, help="use a random subset of the training rows")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "float64"])
     parser.add_argument("--form", default="auto", choices=["auto", "dense", "tiled"])
+    parser.add_argument("--loss", default="mse", choices=["mse", "nlpd", "crps"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peer", action="store_true", help="also scikit-learn's GP (n < 5000)")
     parser.add_argument("--data", help="folder with uci/ (default: GPLSQ_DATA, ../shared/data)")
@@ -150,18 +163,23 @@ def main() -> None:
     if options.one:
         run_one(options)
         return
-    rows = []
+    records = []
     for name in options.sets:
         for split in options.splits:
-            record = in_own_process(options, name, split, peer=False)
+            record = fit(options, name, split, peer=False)
             print(f"{name} {split}: {record['report']} {record['stderr']}", flush=True)
-            rows.append(row(record, "gplsq"))
+            records.append(record | {"model": "gplsq"})
             if options.peer and record["n"] < FLOAT32_ROWS:
-                rows.append(row(in_own_process(options, name, split, peer=True), "scikit-learn"))
+                peer = fit(options, name, split, peer=True)
+                records.append(peer | {"model": "scikit-learn"})
     print(environment())
-    table = print_table(HEADER, rows)
+    tables = [print_table(HEADER, [row(record) for record in records])]
+    if len(options.splits) > 1:
+        print()
+        header = ["set", "model", "splits", "RMSE", "NLPD", "in 95 %", "seconds"]
+        tables.append(print_table(header, over_splits(records)))
     if options.out:
-        Path(options.out).write_text(f"{environment()}\n\n{table}\n")
+        Path(options.out).write_text("\n\n".join([environment(), *tables]) + "\n")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def plot(path: str, y: np.ndarray, mean: np.ndarray, std: np.ndarray, history, t
     left.set(xlabel=f"true {target}", ylabel=f"predicted {target}")
     left.set_title("Test rows: prediction and 95 % interval")
     steps = [record["step"] for record in history]
-    right.semilogy(steps, np.sqrt([record["loss"] for record in history]), color="tab:orange")
+    right.plot(steps, np.sqrt([record["loss"] for record in history]), color="tab:orange")
     right.set(xlabel="tuning step", ylabel="held-out RMSE (standardised)")
     right.set_title("Tuning on held-out loss")
     figure.savefig(path, dpi=110)
