@@ -10,7 +10,9 @@ os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     # The emitters of jaxlib 0.10 took two thirds of a test's time.
-    " --xla_cpu_use_fusion_emitters=false",
+    " --xla_cpu_use_fusion_emitters=false"
+    # Code of small programs in parts, on several threads, took an eighth more processor time.
+    " --xla_cpu_parallel_codegen_split_count=1",
 )
 
 import jax

@@ -47,6 +47,8 @@ from gplsq._core._registry import savable_by_name as savable_by_name
 from gplsq._core._registry import savable_class as savable_class
 from gplsq._core._saved_file import read_saved as read_saved
 from gplsq._core._saved_file import write_saved as write_saved
+from gplsq._core._spectral import reduced_svd as reduced_svd
+from gplsq._core._spectral import symmetric_eigen as symmetric_eigen
 from gplsq._core._state_file import load_state as load_state
 from gplsq._core._state_file import pack_tree as pack_tree
 from gplsq._core._state_file import save_state as save_state

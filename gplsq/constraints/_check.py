@@ -1,5 +1,6 @@
 """A constraint examined at given parameters before it is trained under."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -40,6 +41,13 @@ class ConstraintCheck(NamedTuple):
 
     def report(self) -> str:
         """The findings, and what to do about them."""
+        if self.status == STATUS.NON_FINITE:
+            return (
+                f"{self.num_residuals} residuals on {self.num_parameters} parameters. The "
+                "constraint or its Jacobian is not finite here: nothing can be projected. Look "
+                "for a square root, logarithm or division at the edge of its domain, or start "
+                "elsewhere."
+            )
         about = "" if self.exact else "about "
         lines = [
             f"{self.num_residuals} residuals on {self.num_parameters} parameters"
@@ -136,7 +144,13 @@ def check_constraint(
     if exact:
         by_rows = p <= n
         matrix = jacobian.rmv(jnp.eye(p, dtype=layout.dtype)) if by_rows else jacobian.as_matrix()
-        s = np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)
+        matrix = np.asarray(matrix, np.float64)
+        if not np.isfinite(matrix).all():  # LAPACK need not return from it
+            return ConstraintCheck(
+                p, layout.size, pinned, violation, math.nan, True, math.nan, math.nan, seconds,
+                int(solved.num_steps), STATUS.NON_FINITE,
+            )  # fmt: skip
+        s = np.linalg.svd(matrix, compute_uv=False)
         cutoff = float(jnp.finfo(layout.dtype).eps) * max(p, n) * s.max(initial=0.0)
         kept = s[s > cutoff]
         rank = float(kept.size)

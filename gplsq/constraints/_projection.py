@@ -19,7 +19,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import STATUS, column_norm, default_rtol, matmul, safe_divide, status_ok
+from gplsq._core import (
+    STATUS,
+    column_norm,
+    default_rtol,
+    matmul,
+    reduced_svd,
+    safe_divide,
+    status_ok,
+    symmetric_eigen,
+)
 from gplsq.operators import AbstractEuclideanOperator, Composed, Dense, Diagonal, Transposed
 from gplsq.solvers import LSMR, AbstractLeastSquares, Direct
 
@@ -65,7 +74,7 @@ def factorise(A: Float[Array, "n p"], idle: Array | None = None) -> Factors:
     if idle is not None:
         largest = jnp.max(jnp.diagonal(gram))
         gram = gram + jnp.diag(idle * jnp.where(largest > 0, largest, 1))
-    values, V = jnp.linalg.eigh(gram)
+    values, V = symmetric_eigen(gram)
     safe = values[0] > _SAFE * float(jnp.finfo(A.dtype).eps) * values[-1]
 
     def by_gram(A):
@@ -78,9 +87,9 @@ def factorise(A: Float[Array, "n p"], idle: Array | None = None) -> Factors:
 def _by_svd(A: Float[Array, "n p"]) -> Factors:
     if A.shape[0] > A.shape[1]:
         Q, R = jnp.linalg.qr(A)
-        U, s, Vt = jnp.linalg.svd(R, full_matrices=False)
+        U, s, Vt = reduced_svd(R)
         return Factors(matmul(Q, U), s, Vt.T)
-    U, s, Vt = jnp.linalg.svd(A, full_matrices=False)
+    U, s, Vt = reduced_svd(A)
     return Factors(U, s, Vt.T)
 
 

@@ -22,6 +22,7 @@ from gplsq._core import (
     place,
     savable,
     status_ok,
+    symmetric_eigen,
 )
 from gplsq.gp._inputs import more_rows, points_like
 from gplsq.gp._paths import SamplePaths, exact_paths
@@ -276,7 +277,7 @@ def joint_draws(
 
 @jit_quickly
 def _draws(key: Array, mean: Array, covariance: Array, num: int) -> Array:
-    values, vectors = jnp.linalg.eigh(covariance)
+    values, vectors = symmetric_eigen(covariance)
     root = vectors * jnp.sqrt(jnp.maximum(values, 0))
     normal = jax.random.normal(key, (*mean.shape, num), mean.dtype)
     return mean[..., None] + jnp.tensordot(root, normal, axes=1)

@@ -82,7 +82,10 @@ class Function(AbstractEuclideanOperator):
             return
         out = eqx.filter_jit(self.fn)(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), struct))
         leaves = jax.tree.leaves(out)
-        if not any(is_traced(leaf) for leaf in leaves) and any(np.any(leaf) for leaf in leaves):
+        if any(is_traced(leaf) for leaf in leaves):
+            return
+        # 0 times an infinite or missing number is no constant term: the solve reports it.
+        if any(np.any(np.isfinite(leaf) & (np.asarray(leaf) != 0)) for leaf in leaves):
             msg = (
                 "fn must be linear; got one that does not map zero to zero. If it is affine, "
                 "v -> A v + c, pass its linear part, and b - c for b."

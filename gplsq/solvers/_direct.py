@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import STATUS, column_norm, matmul, safe_divide, savable, with_diagonal
+from gplsq._core import (
+    STATUS,
+    column_norm,
+    matmul,
+    reduced_svd,
+    safe_divide,
+    savable,
+    with_diagonal,
+)
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._base import AbstractLeastSquares
 from gplsq.solvers._solution import Stats
@@ -44,7 +52,7 @@ class Direct(AbstractLeastSquares):
             return preconditioner  # a factorisation made before
         if isinstance(operator, KernelOperator):
             return CholeskyFactor(cholesky_of_kernel(operator, damp))
-        return SingularFactors(*jnp.linalg.svd(operator.as_matrix(), full_matrices=False))
+        return SingularFactors(*reduced_svd(operator.as_matrix()))
 
     def run(self, prepared, operator, damp, f, x0, *, with_dual=False):
         del x0  # nothing to start from

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gplsq._core import matmul, stop_gradient
+from gplsq._core import matmul, reduced_svd, stop_gradient
 from gplsq.operators import AbstractEuclideanOperator, AbstractLinearOperator
 from gplsq.solvers._column_scaling import column_lengths
 from gplsq.solvers._precondition import AbstractPreconditioner, check_euclidean
@@ -80,7 +80,7 @@ class LearnedPreconditioner(AbstractPreconditioner):
         scale = jnp.exp(-0.5 * self.log_diagonal.astype(dtype))
         factor = self.factor.astype(dtype)
         orthonormal, triangular = jnp.linalg.qr(factor)
-        left, values, _ = jnp.linalg.svd(triangular)
+        left, values, _ = reduced_svd(triangular)
         return SquareRootInverse(scale, matmul(orthonormal, left), 1 / jnp.hypot(1, values))
 
     def solve(self, u: Float[Array, "n k"]) -> Float[Array, "n k"]:

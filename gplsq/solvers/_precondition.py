@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gplsq._core import matmul, savable
+from gplsq._core import matmul, savable, symmetric_eigen
 from gplsq.operators import AbstractEuclideanOperator
 from gplsq.operators import Kernel as KernelOperator
 
@@ -91,7 +91,7 @@ class RandomlyPivotedCholesky(AbstractPreconditioner):
 
 def _invert(factor: Float[Array, "n r"], damp: Array) -> LowRankPlusDiagonal:
     """Orthonormalise L by the eigenvectors of its Gram matrix."""
-    values, vectors = jnp.linalg.eigh(matmul(factor.T, factor))
+    values, vectors = symmetric_eigen(matmul(factor.T, factor))
     eps = jnp.finfo(factor.dtype).eps
     largest = values[-1]
     # Directions below rounding have no accurate orthonormal vector: leave them to the shift.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gplsq._core import check_choice, check_finite_scalar, column_norm, matmul
+from gplsq._core import check_choice, check_finite_scalar, column_norm, matmul, reduced_svd
 from gplsq.operators import Dense
 from gplsq.solvers._precondition import AbstractPreconditioner
 from gplsq.solvers._sampled_gram import triangular_inverse
@@ -177,7 +177,7 @@ def inverse_factor(S: Float[Array, "s n"], damp: Array | None) -> Float[Array, "
     def by_svd(R: Array) -> Array:
         # Of the columns as they came: unit columns would change which solution is the shortest.
         unit = jnp.max(scale)
-        _, s, Vt = jnp.linalg.svd(R / unit)
+        _, s, Vt = reduced_svd(R / unit)
         cutoff = eps**0.9 * s[0]
         if damp is None:  # NaN is not below the cutoff, and so it stays
             inverse = jnp.where(s <= cutoff, 0, 1 / jnp.where(s <= cutoff, 1, s))

@@ -158,14 +158,15 @@ def test_a_number_of_residuals_that_changes_is_refused() -> None:
 
 @pytest.mark.parametrize("where", ["residuals", "jacobian"])
 @pytest.mark.parametrize("optimizer", ["null-space", "constrained"])
-def test_a_step_with_nan_is_not_taken_and_is_reported(where: str, optimizer: str) -> None:
+@pytest.mark.parametrize("call", [jax.jit, lambda fn: fn], ids=["jit", "eager"])
+def test_a_step_with_nan_is_not_taken_and_is_reported(where: str, optimizer: str, call) -> None:
     fn = {"residuals": lambda p: p / 0 * 0, "jacobian": lambda p: jnp.sqrt(0 * p)}[where]
     transform = null_space(Constraint(fn))
     if optimizer == "constrained":
         transform = constrained(optax.adam(0.1), Constraint(fn))
     start = transform.init(W)
     with pytest.warns(ConstraintWarning, match="the step was not taken"):
-        updates, state = waited(jax.jit(transform.update), W, start, W)
+        updates, state = waited(call(transform.update), W, start, W)
     assert not np.any(updates)
     assert int(state.report.status) == STATUS.NON_FINITE
     if optimizer == "constrained":

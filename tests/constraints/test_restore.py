@@ -143,3 +143,13 @@ def test_entries_that_are_zero_already_do_not_hide_a_residual() -> None:
     assert float(result.violation_before) == pytest.approx(0.01, rel=1e-2)
     assert bool(result.ok)
     assert float(moved[0].sum()) == pytest.approx(100.01, abs=1e-3)
+
+
+@pytest.mark.parametrize("factor", [np.nan, np.inf])
+def test_a_check_of_a_jacobian_that_is_not_finite_says_so(factor):
+    params = jnp.ones(5, jnp.float32)
+    constraint = Constraint(lambda p: jnp.stack([p[0] * factor, p.sum() - 1]))
+    check = check_constraint(constraint, params)
+    assert check.status == STATUS.NON_FINITE
+    assert np.isnan(check.rank)
+    assert "not finite here" in check.report()

@@ -18,9 +18,9 @@ DAMPED = [False, True]
 KINDS = ["damped" if damped else "undamped" for damped in DAMPED]
 
 # What rounding adds to a normal residual, in eps (|A| |x| + |b|) |A|: b - A x in the dtype is off
-# by about that. 1.8 is the most that a system needed that stopped by itself. One that is judged at
-# the step limit may use all that the solver allows, eight.
-ROUNDING, ROUNDING_AT_THE_LIMIT = 2.5, 8.5
+# by about that. 2.7 is the most that a system needed that stopped by itself, over two kinds of
+# processor. One that is judged at the step limit may use all that the solver allows, eight.
+ROUNDING, ROUNDING_AT_THE_LIMIT = 4.0, 8.5
 
 
 class Verdict(NamedTuple):
