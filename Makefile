@@ -13,6 +13,12 @@ QUICK := tests/solvers/test_lstsq_api.py tests/operators tests/kernels tests/con
 	tests/estimators/test_saving.py tests/estimators/test_sklearn_contract.py \
 	tests/tuning/test_loop.py tests/constraints/test_methods.py
 
+# Estimators switch x64 themselves, by the dtype of X: most of their tests run once, with x64 off,
+# as do documents and examples.
+ONE_MODE := tests/docs tests/plotting tests/properties/test_estimator_properties.py \
+	$(filter-out tests/estimators/test_regressor.py tests/estimators/test_bad_input.py, \
+	$(wildcard tests/estimators/test_*.py))
+
 .PHONY: demo test lint types site docs bench dist lock lowest newest clean
 
 $(STAMP): pyproject.toml $(LOCK)
@@ -43,9 +49,8 @@ types: $(STAMP)
 
 test: $(STAMP) lint types site
 	@echo "== Tests, x64 on"
-	@GPLSQ_X64=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/docs \
-		--ignore tests/estimators/test_sklearn_contract.py
-	@echo "== Tests, x64 off, with scikit-learn's checks and what documents show"
+	@GPLSQ_X64=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(addprefix --ignore ,$(ONE_MODE))
+	@echo "== Tests, x64 off, with estimators and what documents show"
 	@GPLSQ_X64=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/distributed
 
 site: $(DOCS_STAMP)

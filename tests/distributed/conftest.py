@@ -12,6 +12,7 @@ import pytest
 FLAGS = (
     "--xla_force_host_platform_device_count=8 "
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1 "
     # With the older emitters of the other tests, collectives of eight devices wait for ever.
     # Eight devices that factorise batches of matrices in one pool of threads would wait for it.
     "--xla_cpu_multi_thread_eigen=false"
