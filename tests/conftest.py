@@ -1,8 +1,10 @@
 """Shared set-up: the x64 mode of a run, seeded randomness, and dtypes worth testing."""
 
+import atexit
 import gc
 import os
 import pathlib
+import tempfile
 
 # Tests compile a thousand small programs and run each once: compile them with little optimisation.
 # Set before JAX starts; a user's own flags win.
@@ -14,6 +16,13 @@ os.environ.setdefault(
     # Code of small programs in parts, on several threads, took an eighth more processor time.
     " --xla_cpu_parallel_codegen_split_count=1",
 )
+
+# What tests measure of a loaded machine, in programs that are not optimised, is not for the user's
+# own cache. Workers and subprocesses inherit the folder.
+if "GPLSQ_CACHE_DIR" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="gplsq-tests-")
+    atexit.register(_cache.cleanup)
+    os.environ["GPLSQ_CACHE_DIR"] = _cache.name
 
 import jax
 import numpy as np

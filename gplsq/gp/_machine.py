@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import os
@@ -51,8 +52,9 @@ def machine_rates() -> Rates:
 
     The measurement takes under a second beside compiling four small programs, and is kept in
     ``$GPLSQ_CACHE_DIR`` (default ``$XDG_CACHE_HOME/gplsq`` or ``~/.cache/gplsq``), one file for
-    each kind of machine. Set ``GPLSQ_CACHE_DIR`` to the empty string to keep no file. Where the
-    folder cannot be written the measurement is kept for the process only.
+    each kind of machine and `XLA_FLAGS`. Set ``GPLSQ_CACHE_DIR`` to the empty string to keep no
+    file. Where the folder cannot be written the measurement is kept for the process only. What was
+    measured while other programs ran stays: delete the file then.
     """
     path = _cache_path()
     if path is not None:
@@ -123,4 +125,7 @@ def _cache_path() -> Path | None:
     device = jax.devices()[0]
     kind = "".join(c if c.isalnum() else "-" for c in device.device_kind.lower())
     cores = f"-{len(os.sched_getaffinity(0))}" if hasattr(os, "sched_getaffinity") else ""
-    return Path(folder) / f"rates-{kind}{cores}-jax-{jax.__version__}.json"
+    # Flags may slow down what is compiled: other flags, other rates.
+    flags = os.environ.get("XLA_FLAGS", "")
+    other = f"-{hashlib.sha256(flags.encode()).hexdigest()[:8]}" if flags else ""
+    return Path(folder) / f"rates-{kind}{cores}-jax-{jax.__version__}{other}.json"

@@ -10,7 +10,7 @@ import pytest
 import gplsq
 from gplsq import LSMR, Direct, GPRegressor
 from gplsq.gp import Rates, condition, memory_budget
-from gplsq.gp._machine import NOMINAL, machine_rates
+from gplsq.gp._machine import NOMINAL, _cache_path, machine_rates
 from gplsq.gp._plan import format_bytes
 from gplsq.kernels import RBF, Matern32
 
@@ -169,6 +169,15 @@ def test_the_machine_is_measured_once(tmp_path, monkeypatch):
         assert not list(tmp_path.iterdir())
     finally:
         machine_rates.cache_clear()
+
+
+def test_programs_compiled_with_other_flags_have_rates_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPLSQ_CACHE_DIR", str(tmp_path))
+    paths = set()
+    for flags in ("", "--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        paths.add(_cache_path())
+    assert len(paths) == 3
 
 
 def test_a_small_fit_measures_nothing(rng, monkeypatch):

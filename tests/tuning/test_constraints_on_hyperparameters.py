@@ -93,6 +93,28 @@ def test_the_mean_meets_a_boundary_condition_at_points(data) -> None:
     assert np.isfinite(held.loss)
 
 
+def test_the_mean_is_monotone_at_points_where_the_data_are_not(rng) -> None:
+    X = jnp.asarray(np.linspace(-1, 1, 30)[:, None], jnp.float32)
+    x = np.asarray(X[:, 0], np.float64)
+    y = jnp.asarray(x + 0.3 * np.sin(6 * x) + 0.05 * rng.standard_normal(30), jnp.float32)
+    grid = jnp.asarray(np.linspace(-1, 1, 21)[:, None], jnp.float32)
+
+    def slopes(kernel, noise):
+        K = kernel(X, X) + noise * jnp.eye(30, dtype=jnp.float32)
+        return 20 * jnp.diff(kernel(grid, X) @ jnp.linalg.solve(K, y)) / 2
+
+    def slopes_of(result):
+        return np.asarray(slopes(result.kernel, jnp.float32(result.noise_variance)))
+
+    start = {"kernel": 1.0 * kernels.RBF(2.0), "noise_variance": 0.3}
+    free = _run((X, y), None, **start)
+    assert slopes_of(free).min() < -0.2
+    held = _run((X, y), Inequality(lambda kernel, noise: -slopes(kernel, noise)), **start)
+    assert slopes_of(held).min() >= -1e-3
+    assert slopes_of(held).max() > 0.5  # not by a mean that is constant
+    assert held.loss > free.loss
+
+
 def test_several_constraints_with_bounds_restarts_and_a_noisy_objective(data) -> None:
     both = Linear([1.0, 1.0], 3.0, lambda kernel: kernel.kernel.lengthscale) + Inequality(
         lambda kernel: kernel.variance - 0.8
