@@ -49,6 +49,10 @@ class Checkpoint:
         # The same bits are those of the same programs on a machine of the same kind.
         self.settings["versions"] = fingerprint((versions, jax.default_backend()))
 
+    def exists(self) -> bool:
+        """Whether there is a file to go on from."""
+        return os.path.exists(self.path)
+
     def write(self, at: Any, history: History, random: Mapping[str, Any]) -> None:
         """Write where a run is, its record, and its generator's state."""
         fields = {field.name: getattr(at, field.name) for field in dataclasses.fields(at)}
@@ -72,7 +76,7 @@ class Checkpoint:
             # Of a process that was killed while it wrote.
             with contextlib.suppress(OSError):
                 os.unlink(left)
-        if not os.path.exists(self.path):
+        if not self.exists():
             return None
         found = read_saved(self.path, "state")
         try:

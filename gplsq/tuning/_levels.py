@@ -45,6 +45,11 @@ def default_levels(n: int, objective: AbstractObjective) -> tuple[Level, ...]:
     return (Level(500, 60), Level(2000 if n >= 2000 else bucket(n), 20))
 
 
+def closing_level(levels: list[Level]) -> Level:
+    """What follows these levels for a loss that looks at the variance too."""
+    return Level(levels[-1].rows, 40)
+
+
 def check_levels(levels: Any, n: int) -> list[Level]:
     """The schedule as `Level`s of at most n rows.
 

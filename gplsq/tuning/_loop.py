@@ -18,10 +18,12 @@ from gplsq.constraints import AbstractConstraint
 from gplsq.kernels import AbstractKernel
 from gplsq.tuning._checkpoint import Checkpoint, check_checkpoint
 from gplsq.tuning._choose import choose_objective
+from gplsq.tuning._closing import closing_optimizer, closing_start
 from gplsq.tuning._constraints import feasible
 from gplsq.tuning._data import check_groups, check_targets
-from gplsq.tuning._levels import Level, check_levels, default_levels
-from gplsq.tuning._losses import as_loss
+from gplsq.tuning._levels import Level, check_levels, closing_level, default_levels
+from gplsq.tuning._losses import LOSSES, as_loss, mse
+from gplsq.tuning._marginal_likelihood import MarginalLikelihood
 from gplsq.tuning._objectives import AbstractObjective
 from gplsq.tuning._restrictions import restrict
 from gplsq.tuning._run import Run, TuningResult
@@ -72,8 +74,10 @@ def tune(
     optimizer
         An optax transformation; Adam with a cosine-decayed rate from 0.2 by default.
     levels
-        `Level(rows, steps)`, one after the other; the optimiser's state is carried over. See
-        `default_levels`.
+        `Level(rows, steps)`, one after the other; the optimiser's state is carried over. By
+        default those of `default_levels`; for ``"nlpd"``, ``"crps"`` and ``"pinball"`` these by
+        the loss and by ``"mse"`` (its variances made to fit the held-out errors), and then 40
+        steps by the loss from the better of the two, which are the steps of the history.
     start
         ``"given"`` starts from the kernel's values, ``"data"`` from distances between rows, see
         `start_from_data`.
@@ -176,8 +180,21 @@ def tune(
     data = X_host.astype(dtype), y_host.astype(dtype), labels, parts
     first = start_model(kernel, np.asarray(noise, dtype), rules)  # pyright: ignore
     limit = feasible(constraints, first, rules)
-    settings = score, optimizer, schedule, rules, limit, num_restarts, rng, verbose
-    return Run(data, chosen, *settings, file).go(first)
+    settings = rules, limit, num_restarts, rng, verbose
+    # Of a user's own loss nobody knows whether it looks at the variance.
+    known = score is not mse and any(score is known for known in LOSSES.values())
+    if not known or levels is not None or isinstance(chosen, MarginalLikelihood):
+        return Run(data, chosen, score, optimizer, schedule, *settings, file).go(first)
+    by_squares, by_loss = (
+        Run(data, chosen, each, optimizer, schedule, *settings, None) for each in (mse, score)
+    )
+    last = closing_level(schedule)
+    optimizer = closing_optimizer(last.steps) if optimizer is None else optimizer
+    run = Run(data, chosen, score, optimizer, [last], rules, limit, 0, rng, verbose, file)
+    if file is None or not file.exists():  # otherwise what follows is there already
+        run.began = by_squares.began
+        first = closing_start(run, first, by_squares, by_loss)
+    return run.go(first)
 
 
 def _array(values: Any) -> np.ndarray | None:

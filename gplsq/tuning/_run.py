@@ -111,7 +111,13 @@ class Run:
         self.bar = tqdm(total=total, disable=not verbose, desc="tuning", unit="step")
 
     def go(self, first: Any) -> TuningResult:
-        """Run all levels from this model, and the first from others too."""
+        """`search`, with a warning of hyperparameters that ended at a bound."""
+        kept = self.search(first)
+        self.rules.warn_at_bounds(kept[1])
+        return self._result(*kept)
+
+    def search(self, first: Any) -> tuple[float, Any]:
+        """Run all levels from this model, and the first from others too: loss and model."""
         first = first if self.limit is None else self.limit.begin(first)
         at = self._resumed(first)
         try:
@@ -129,8 +135,7 @@ class Run:
                 "start from a larger noise_variance, or pass float64 data."
             )
             raise FloatingPointError(msg)
-        self.rules.warn_at_bounds(kept[1])
-        return self._result(*kept[:2])
+        return kept[:2]
 
     def _stages(self, first: Any, at: Progress | None) -> tuple[float, Any, Any]:
         restarts = self.num_restarts
@@ -158,7 +163,7 @@ class Run:
         """The beginning of a stage."""
         if before is None or stage > self.num_restarts:
             level = self.levels[max(0, stage - self.num_restarts)]
-            rows, key = self._rows(level), self._key()
+            rows, key = self.draw(level), self.new_key()
         else:
             rows, key = before.rows, before.key
         kept = None if before is None else before.kept
@@ -207,9 +212,9 @@ class Run:
             lambda leaf: jnp.asarray(self.rng.standard_normal(leaf.shape), leaf.dtype), numbers
         )
         moved = jax.tree.map(jnp.add, numbers, self.rules.keep(noise))
-        return self._allowed(eqx.combine(moved, rest))
+        return self.allowed(eqx.combine(moved, rest))
 
-    def _allowed(self, model: Any) -> Any:
+    def allowed(self, model: Any) -> Any:
         """The nearest model within bounds, and on the constraint."""
         model = self.rules.project(model)
         return model if self.limit is None else self.limit.restore(model)[0]
@@ -230,7 +235,7 @@ class Run:
             if not self.limit.keeps(violation):
                 return *at.best, at.state
         if noisy:
-            exam = self._exam(at.model, at.rows, at.key)
+            exam = self.exam(at.model, at.rows, at.key)
         else:  # One step more is cheaper than a program of its own.
             exam = _finite(self._step(at.model, at.state, at.rows, at.key)[0])
         if exam < at.best[0] or (noisy and level is not self.levels[-1] and np.isfinite(exam)):
@@ -240,15 +245,15 @@ class Run:
         return *at.best, at.state
 
     def _one_step(self, level: Level, at: Progress, noisy: bool, patience: int) -> None:
-        rows = self._rows(level) if noisy else at.rows
-        key = self._key() if noisy else at.key
+        rows = self.draw(level) if noisy else at.rows
+        key = self.new_key() if noisy else at.key
         value, new, new_state = self._step(at.model, at.state, rows, key)
         exam = None
         if np.isfinite(value):
             if not noisy:
                 exam = value
             elif at.step % _EXAM_EVERY == 0:
-                exam = self._exam(at.model, at.rows, at.key)
+                exam = self.exam(at.model, at.rows, at.key)
         if exam is not None and self.limit is not None:
             # A better loss off the constraint is none.
             exam = exam if self.limit.keeps(self.limit.violation(new_state)) else np.inf
@@ -262,7 +267,7 @@ class Run:
             # Back to the best values, with more noise: see _RESCUE_FACTOR.
             model = at.best[1]
             raised = model[0], model[1] + at.rejected * math.log(_RESCUE_FACTOR)
-            at.model = self._allowed(raised) if self.rules.noise_is_free else model
+            at.model = self.allowed(raised) if self.rules.noise_is_free else model
             return
         if exam is not None:
             best = at.best[0]
@@ -294,8 +299,9 @@ class Run:
         value, new, new_state = take_step(*arguments)
         return float(value), new, new_state
 
-    def _exam(self, model: Any, rows: list[np.ndarray], key: jax.Array) -> float:
-        settings = key, self.rules, self.objective, self.loss
+    def exam(self, model: Any, rows: list[np.ndarray], key: jax.Array, loss: Any = None) -> float:
+        """The held-out loss of a model at these rows; infinite where it is not a number."""
+        settings = key, self.rules, self.objective, self.loss if loss is None else loss
         return _finite(sum(float(evaluate(model, data, *settings)) for data in self._take(rows)))
 
     def _take(self, rows: list[np.ndarray]) -> list[tuple]:
@@ -325,7 +331,7 @@ class Run:
         self.bar.update()
         self.bar.set_postfix(rows=level.rows, loss=f"{value:.4g}", refresh=False)
 
-    def _rows(self, level: Level) -> list[np.ndarray]:
+    def draw(self, level: Level) -> list[np.ndarray]:
         """Rows of a subset for each group of outputs, in the order of the table."""
         chosen = []
         most = max(len(part.rows) for part in self.parts)
@@ -336,7 +342,7 @@ class Run:
             chosen.append(rows[np.sort(self.rng.choice(len(rows), size=size, replace=False))])
         return chosen
 
-    def _key(self) -> jax.Array:
+    def new_key(self) -> jax.Array:
         return jax.random.key(int(self.rng.integers(2**31)))
 
 
