@@ -193,13 +193,18 @@ def periodic(seeds: int, steps: int = 5000) -> None:
             lambda p, f=f, points=points: f(p, points + 2 * jnp.pi) - f(p, points)
         )
         late = 3 * steps // 5
-        decay = optax.cosine_decay_schedule(3e-3, steps - late)
-        adam = optax.adam(optax.join_schedules([optax.constant_schedule(3e-3), decay], [late]))
+        decay = optax.cosine_decay_schedule(1e-2, steps - late)
+        adam = optax.adam(optax.join_schedules([optax.constant_schedule(1e-2), decay], [late]))
+        tightening = optax.exponential_decay(1.0, late, 0.012, end_value=0.012)
         loose = gplsq.LSMR(rtol=1e-2, max_steps=20)
         ways = {
             "strict": constrained(adam, constraint, solver=loose, warn=False),
             "adaptive": constrained(
-                adam, constraint, damp="adaptive", tolerance=0.015, correction_rate=0.01,
+                adam, constraint, damp="adaptive", tolerance=0.012, correction_rate=0.01,
+                solver=loose, warn=False,
+            ),
+            "adaptive, tolerance from 1": constrained(
+                adam, constraint, damp="adaptive", tolerance=tightening, correction_rate=0.01,
                 solver=loose, warn=False,
             ),
         }  # fmt: skip

@@ -2,7 +2,7 @@
 
 A likelihood has minima where noise explains what a shorter lengthscale would, and others, of
 repeated rows, that no squared error knows. So the levels run by both, and the last steps by the
-loss begin at the better of the two ends.
+loss begin at the end of the squared error, unless the other's likelihood is clearly better.
 """
 
 import functools
@@ -13,13 +13,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gplsq._core import parameters_of
+from gplsq.tuning._losses import nlpd
 from gplsq.tuning._run import Run
 
 _LEARNING_RATE = 0.05
+# Nats a row by which the loss's own end must be better. On the 280 rows of the UCI set yacht
+# differences of up to 0.16 were overfitted; those that pay are 0.9 and more (wine).
+_MARGIN = 0.2
 # A factor of all that a kernel is; the second where rows are weighted.
 _WHOLE_VARIANCE = ("variance", "kernel.variance")
 
@@ -31,7 +34,7 @@ def closing_optimizer(steps: int) -> optax.GradientTransformation:
 
 
 def closing_start(run: Run, first: Any, by_squares: Run, by_loss: Run) -> Any:
-    """The model from which ``run`` does the last steps: the better end of the two others.
+    """The model from which ``run`` does the last steps: the end of one of the two others.
 
     Parameters
     ----------
@@ -42,9 +45,11 @@ def closing_start(run: Run, first: Any, by_squares: Run, by_loss: Run) -> Any:
     by_squares, by_loss
         The levels before by squared error and by the loss.
     """
-    ends = [calibrated(run, by_squares.search(first)[1]), by_loss.search(first)[1]]
+    squares = calibrated(run, by_squares.search(first)[1])
+    own = by_loss.search(first)[1]
     rows, key = run.draw(run.levels[0]), run.new_key()
-    return ends[int(np.argmin([run.exam(end, rows, key) for end in ends]))]
+    found, other = (run.exam(end, rows, key, nlpd) for end in (squares, own))
+    return own if other < found - _MARGIN else squares
 
 
 def calibrated(run: Run, model: Any) -> Any:

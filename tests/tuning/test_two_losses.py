@@ -1,4 +1,4 @@
-"""A loss that looks at the variance: its last steps begin at the better of two ends."""
+"""A loss that looks at the variance: its last steps begin at one of two ends."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,18 +34,18 @@ def _scaled(result, factor):
 
 
 @pytest.mark.parametrize("loss", ["nlpd", "crps", "pinball"])
-def test_it_starts_at_the_better_end(data, loss):
-    """Of the levels by the loss, and by squared error with variances that fit."""
+def test_it_starts_at_the_end_of_the_squared_error_with_variances_that_fit(data, loss):
+    """The end by the loss itself is not much more likely here."""
     levels = list(default_levels(30, LeaveOneOut()))
-    score = LOSSES[loss]
     by_squares = tune(KERNEL, *data)
     by_squares = _scaled(by_squares, _left_out(by_squares, data, _squares_over_variance))
     assert _left_out(by_squares, data, _squares_over_variance) == pytest.approx(1, abs=0.05)
     by_loss = tune(KERNEL, *data, loss=loss, levels=levels)
-    ends = [_left_out(end, data, score) for end in (by_squares, by_loss)]
+    ends = [_left_out(end, data, nlpd) for end in (by_squares, by_loss)]
+    assert ends[1] > ends[0] - 0.15
     result = tune(KERNEL, *data, loss=loss)
     first = result.history[0]
-    assert first["loss"] == pytest.approx(min(ends), abs=2e-3)
+    assert first["loss"] == pytest.approx(_left_out(by_squares, data, LOSSES[loss]), abs=2e-3)
     assert len(result.history) <= 40
     assert result.history[-1]["rows"] == levels[-1].rows
     assert result.loss <= first["loss"]
