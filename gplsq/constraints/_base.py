@@ -25,7 +25,7 @@ class AbstractConstraint(eqx.Module):
 
     @property
     def kind(self) -> str:
-        """`"equality"` or `"inequality"`."""
+        """`"equality"`, `"inequality"`, or `"mixed"` for a sum of both."""
         return "equality"
 
     @property
@@ -125,7 +125,7 @@ class Constraint(AbstractConstraint):
         be positive.
     batch_like
         For `fn(params, batch)`: an example of a batch, which makes the number of residuals known
-        before the first step, so that multipliers are kept between steps. Only shapes and dtypes
+        before the first step, so that the report has multipliers. Only shapes and dtypes
         matter.
 
     Raises

@@ -65,7 +65,8 @@ def constrained(
         A constraint of this package, a sum of several, or `Constraint(fn)`.
     method
         `"null_space"`. For comparison `"augmented_lagrangian"` and `"penalty"`, which add the
-        gradient of the violation to that of the loss; see `augmented_lagrangian`.
+        gradient of the violation to that of the loss; see `augmented_lagrangian`. They solve
+        nothing: of the arguments below only `penalty` and `multiplier_rate` act on them.
     correction_rate, damp, restoration_steps, tolerance, inequalities, solver, warm_start,
     rank_every, warn
         As in `null_space`.
@@ -88,7 +89,7 @@ def constrained(
     Raises
     ------
     TypeError, ValueError
-        As `null_space`; also if the optimizer holds a projection already.
+        As `null_space`; also if the optimizer of a null-space step holds a projection already.
 
     Notes
     -----

@@ -73,17 +73,18 @@ def null_space(
         Newton corrections at most after a step, with the same Jacobian, until the nonlinear
         violation is below `tolerance`. Each is taken only if it lowers the violation.
     tolerance
-        Violation, as the root mean square of the residuals, that is small enough.
+        Violation, as the root mean square of the residuals, that is small enough; 0 by default.
+        Where it is a schedule, adaptive damping follows it.
     start_step
         Steps before it pass through unchanged.
     inequalities
         `"active_set"`: exactly those rows hold a step that it would cross; a few solves a step.
-        `"slack"`: slack variables in an affine-scaling metric, one solve or two a step.
-        Rows are felt before they are met, and met in the limit.
+        `"slack"`: slack variables in an affine-scaling metric, one solve or two (with a
+        box up to 40 rounds of them). Rows are felt before they are met, and met in the limit.
     solver
         `LSMR(rtol, max_steps=...)` for products with J alone, `Direct()` to form and factorise it.
-        By default factorised for at most 64 residuals, otherwise ``LSMR(rtol=1e-4,
-        max_steps=200)``.
+        By default factorised for at most 64 residuals and 2^23 entries of J, otherwise
+        ``LSMR(rtol=1e-4, max_steps=200)``.
     warm_start
         Begin the solve at the multipliers of the last step. Not for mini-batch constraints.
     rank_every

@@ -33,7 +33,6 @@ from gplsq.operators import AbstractEuclideanOperator, Composed, Dense, Diagonal
 from gplsq.solvers import LSMR, AbstractLeastSquares, Direct
 
 # With so few residuals, and so many numbers in J, a factorisation is faster than iterating.
-# Measured: docs/concepts/constraints.md.
 DENSE_ROWS = 64
 DENSE_ENTRIES = 2**23
 # Sign vectors of the estimator of the rank. With more parameters they go one after another: side by

@@ -1,4 +1,4 @@
-"""Parameters moved onto a constraint, and a constraint examined before it is used.
+"""Parameters moved onto a constraint.
 
 Equation (19) of docs/derivations/null-space.md.
 """
@@ -80,7 +80,8 @@ def restore_feasibility(
     batch
         Data of a mini-batch constraint.
     solver
-        As in `null_space`; by default factorised for few residuals, otherwise `LSMR()`.
+        As in `null_space`; by default factorised for few residuals, otherwise
+        ``LSMR(rtol=1e-4, max_steps=200)``.
 
     Returns
     -------

@@ -1,6 +1,7 @@
 """The file of a tuning run: written after every step, read by a run that goes on."""
 
 import contextlib
+import copy
 import dataclasses
 import os
 import sys
@@ -48,6 +49,18 @@ class Checkpoint:
         versions = VERSION, jax.__version__, np.__version__, sys.version_info[:2]
         # The same bits are those of the same programs on a machine of the same kind.
         self.settings["versions"] = fingerprint((versions, jax.default_backend()))
+
+    def beside(self, name: str) -> "Checkpoint":
+        """The file of a part of the run that comes before."""
+        other = copy.copy(self)
+        other.path = f"{self.path}.{name}"
+        return other
+
+    def remove(self) -> None:
+        """Delete the file, and what a killed process left of it."""
+        for path in (self.path, *unfinished(self.path)):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def exists(self) -> bool:
         """Whether there is a file to go on from."""

@@ -22,7 +22,7 @@ from gplsq.tuning._closing import closing_optimizer, closing_start
 from gplsq.tuning._constraints import feasible
 from gplsq.tuning._data import check_groups, check_targets
 from gplsq.tuning._levels import Level, check_levels, closing_level, default_levels
-from gplsq.tuning._losses import LOSSES, as_loss, mse
+from gplsq.tuning._losses import Pinball, as_loss, crps, mse, nlpd
 from gplsq.tuning._marginal_likelihood import MarginalLikelihood
 from gplsq.tuning._objectives import AbstractObjective
 from gplsq.tuning._restrictions import restrict
@@ -86,9 +86,9 @@ def tune(
         Further starts for the first level, each hyperparameter multiplied by the exponential of a
         standard normal number; the best goes on to the next levels.
     bounds
-        From names of hyperparameters to pairs (low, high); None is no bound. A name is the last
-        part of its dotted name (``"lengthscale"``, ``"noise_variance"``) and means all that end in
-        it, or the whole (``"left.kernel.lengthscale"``); see `gplsq.tuning.parameters_of`.
+        From names of hyperparameters to pairs (low, high); None is no bound. A name is a whole
+        dotted one (``"left.kernel.lengthscale"``), or where there is none such the end of some
+        (``"lengthscale"``), and means all of these; see `gplsq.tuning.parameters_of`.
     fixed
         Names of hyperparameters that stay at their starting values.
     priors
@@ -114,7 +114,8 @@ def tune(
     checkpoint
         Path of a file that is written anew after every step, as a whole or not at all. If it is
         there, the run goes on from it, bit for bit as if it had not stopped; one of other data or
-        settings is refused by what differs. It stays after the run.
+        settings is refused by what differs. It stays after the run. Runs of two parts (see
+        `levels`) have ``.squares`` and ``.loss`` beside it until they end.
 
     Returns
     -------
@@ -183,11 +184,13 @@ def tune(
     limit = feasible(constraints, first, rules)
     settings = rules, limit, num_restarts, rng, verbose
     # Of a user's own loss nobody knows whether it looks at the variance.
-    known = score is not mse and any(score is known for known in LOSSES.values())
+    known = isinstance(score, Pinball) or score is nlpd or score is crps
     if not known or levels is not None or isinstance(chosen, MarginalLikelihood):
         return Run(data, chosen, score, optimizer, schedule, *settings, file).go(first)
+    before = [None if file is None else file.beside(name) for name in ("squares", "loss")]
     by_squares, by_loss = (
-        Run(data, chosen, each, optimizer, schedule, *settings, None) for each in (mse, score)
+        Run(data, chosen, each, optimizer, schedule, *settings, its_file)
+        for each, its_file in zip((mse, score), before, strict=True)
     )
     last = closing_level(schedule)
     optimizer = closing_optimizer(last.steps) if optimizer is None else optimizer
@@ -195,7 +198,11 @@ def tune(
     if file is None or not file.exists():  # otherwise what follows is there already
         run.began = by_squares.began
         first = closing_start(run, first, by_squares, by_loss)
-    return run.go(first)
+    result = run.go(first)
+    for its_file in before:
+        if its_file is not None:
+            its_file.remove()
+    return result
 
 
 def _array(values: Any) -> np.ndarray | None:

@@ -115,7 +115,7 @@ def restrict(
     Raises
     ------
     ValueError, TypeError
-        For names that fit no hyperparameter or several, and for bounds or priors that are none.
+        For names that fit no hyperparameter, and for bounds or priors that are none.
     """
     kernel = cast(kernel, dtype)
     known = parameters_of(kernel)

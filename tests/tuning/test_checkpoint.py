@@ -46,7 +46,8 @@ def files(path, monkeypatch):
 
     def remember(*arguments):
         write(*arguments)
-        seen.append(path.read_bytes())
+        if arguments[0] == str(path):  # not those of what comes before
+            seen.append(path.read_bytes())
 
     monkeypatch.setattr(_checkpoint, "write_saved", remember)
     return seen
@@ -86,6 +87,34 @@ def test_a_run_goes_on_from_every_step_with_the_same_bits(data, path, files, nam
         path.write_bytes(written[i])
         assert result(path) == expected, f"after step {i + 1}"
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_what_comes_before_the_last_steps_goes_on_too(data, path, monkeypatch):
+    """A likelihood's levels by squared error and by itself have files of their own."""
+    write, seen = _checkpoint.write_saved, []
+
+    def remember(*arguments):
+        write(*arguments)
+        seen.append({file.name: file.read_bytes() for file in path.parent.iterdir()})
+
+    def result():
+        return bits(tune(KERNEL, *data, loss="nlpd", random_state=3, checkpoint=path))
+
+    monkeypatch.setattr(_checkpoint, "write_saved", remember)
+    expected = result()
+    assert os.listdir(path.parent) == [path.name]
+    snapshots = list(seen)
+    names = {name for snapshot in snapshots for name in snapshot}
+    assert names == {path.name, f"{path.name}.squares", f"{path.name}.loss"}
+    turns = [i for i in range(1, len(snapshots)) if len(snapshots[i]) > len(snapshots[i - 1])]
+    chosen = {0, len(snapshots) // 3, *turns, *(turn - 1 for turn in turns), len(snapshots) - 1}
+    for i in sorted(chosen):
+        for file in path.parent.iterdir():
+            file.unlink()
+        for name, content in snapshots[i].items():
+            (path.parent / name).write_bytes(content)
+        assert result() == expected, f"after step {i + 1}"
+        assert os.listdir(path.parent) == [path.name]
 
 
 def test_a_run_with_steps_that_fail_goes_on_with_the_same_bits(data, path, files):
