@@ -18,6 +18,7 @@ from gplsq.estimators._classifier_parts import (
     summary_rows,
     tune_classes,
 )
+from gplsq.estimators._kernel_parameters import KernelParametersMixin
 from gplsq.estimators._saving import SavingMixin, register_estimator
 from gplsq.estimators._scaling import fit_scaling
 from gplsq.estimators._state import whole_fit
@@ -35,7 +36,7 @@ from gplsq.solvers import AbstractLeastSquares
 
 
 @register_estimator
-class GPClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
+class GPClassifier(KernelParametersMixin, SavingMixin, ClassifierMixin, BaseEstimator):
     """Gaussian-process classification, two classes or more, by Laplace's approximation.
 
     Inputs are standardised, hyperparameters are tuned by gradient on held-out log loss, the mode is

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 
 from gplsq.estimators._fitted import FittedMixin
+from gplsq.estimators._kernel_parameters import KernelParametersMixin
 from gplsq.estimators._outcome import (
     calibrate_by_rows,
     check_finite_mean,
@@ -44,7 +45,7 @@ from gplsq.solvers import AbstractLeastSquares
 
 
 @register_estimator
-class GPRegressor(FittedMixin, RegressorMixin, BaseEstimator):
+class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstimator):
     """Gaussian-process regression for tables of 100 to 1,000,000 rows.
 
     Inputs and target are standardised, hyperparameters are tuned by gradient on held-out loss, the
