@@ -194,11 +194,16 @@ class GPClassifier(KernelParametersMixin, SavingMixin, ClassifierMixin, BaseEsti
         ValueError, TypeError
             For tables that are not finite, real and of matching lengths, for labels of one class or
             none, or unknown parameter values.
+        FloatingPointError
+            If no step of the tuner had a finite loss.
+        numpy.linalg.LinAlgError
+            If the kernel matrix is not positive definite in the dtype of X.
 
         Warns
         -----
         ConvergenceWarning
-            If Newton's method missed its tolerance; the model is fitted and usable.
+            If Newton's method missed its tolerance, or hyperparameters ended at a bound; the model
+            is fitted and usable.
         """
         with whole_fit(self):
             self._validated_fit(X, y, sample_weight)

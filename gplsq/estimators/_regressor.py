@@ -132,6 +132,9 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
         The tuner's steps; prints as a table.
     solver_report_ : str
         What was solved, how, and how well.
+    num_clipped_variances_ : int
+        Variances of the last prediction that rounding made negative and that were set to 0; there
+        once a standard deviation was asked for.
     fit_seconds_ : float
         What the fit took.
     posterior_ : Posterior, LowRankPosterior, SeparateOutputs or CorrelatedOutputs
@@ -253,13 +256,20 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
         Raises
         ------
         ValueError, TypeError
-            For tables that are not finite, real and of matching lengths, or unknown parameter
-            values.
+            For tables that are not finite, real and of matching lengths, unknown parameter values,
+            or a `memory` that is too little for every plan.
+        FloatingPointError
+            If no step of the tuner had a finite loss.
+        numpy.linalg.LinAlgError
+            If the kernel matrix with its noise is not positive definite in the dtype of X.
+        LoadError, OSError
+            If the file of `checkpoint` is damaged, or cannot be written.
 
         Warns
         -----
         ConvergenceWarning
-            If the final solve missed its tolerance; the model is fitted and usable.
+            If the final solve missed its tolerance, or hyperparameters ended at a bound; the model
+            is fitted and usable.
 
         Notes
         -----
