@@ -39,6 +39,7 @@ def constrained(
     correction_rate: Rate = 1.0,
     damp: Rate | str = 0.0,
     restoration_steps: int = 0,
+    backtracking_steps: int = 0,
     tolerance: Rate | None = None,
     start_step: int = 0,
     inequalities: str = "active_set",
@@ -67,8 +68,8 @@ def constrained(
         `"null_space"`. For comparison `"augmented_lagrangian"` and `"penalty"`, which add the
         gradient of the violation to that of the loss; see `augmented_lagrangian`. They solve
         nothing: of the arguments below only `penalty` and `multiplier_rate` act on them.
-    correction_rate, damp, restoration_steps, tolerance, inequalities, solver, warm_start,
-    rank_every, warn
+    correction_rate, damp, restoration_steps, backtracking_steps, tolerance, inequalities, solver,
+    warm_start, rank_every, warn
         As in `null_space`.
     start_step
         Steps before it are those of the optimiser alone.
@@ -103,7 +104,7 @@ def constrained(
         raise TypeError(msg)
     settings = checked_settings(
         constraint, correction_rate, damp, restoration_steps, tolerance, start_step, solver,
-        warm_start, rank_every, warn, inequalities,
+        warm_start, rank_every, warn, inequalities, backtracking_steps,
     )  # fmt: skip
     if method != "null_space":
         return lagrangian_optimizer(

@@ -27,10 +27,10 @@ from gplsq.constraints._state import (
 from gplsq.constraints._step import (
     DAMPING_START,
     Point,
+    backtrack,
     linearise,
     next_damping,
     project_update,
-    restore,
 )
 from gplsq.solvers import AbstractLeastSquares
 
@@ -41,6 +41,7 @@ def null_space(
     correction_rate: Rate = 1.0,
     damp: Rate | str = 0.0,
     restoration_steps: int = 0,
+    backtracking_steps: int = 0,
     tolerance: Rate | None = None,
     start_step: int = 0,
     inequalities: str = "active_set",
@@ -72,6 +73,10 @@ def null_space(
     restoration_steps
         Newton corrections at most after a step, with the same Jacobian, until the nonlinear
         violation is below `tolerance`. Each is taken only if it lowers the violation.
+    backtracking_steps
+        How many times at most a step is halved, with corrections anew, while the violation after
+        it is above both `tolerance` and the one before: steps too long for the curvature of the
+        constraint. One evaluation of the residuals each, and its corrections.
     tolerance
         Violation, as the root mean square of the residuals, that is small enough; 0 by default.
         Where it is a schedule, adaptive damping follows it.
@@ -116,7 +121,7 @@ def null_space(
     """
     settings = checked_settings(
         constraint, correction_rate, damp, restoration_steps, tolerance, start_step, solver,
-        warm_start, rank_every, warn, inequalities,
+        warm_start, rank_every, warn, inequalities, backtracking_steps,
     )  # fmt: skip
 
     def init(params: PyTree) -> NullSpaceState:
@@ -212,11 +217,11 @@ def finish(
     """Restore, refuse what is not finite, measure, warn. `asked` is what came in."""
     settings, dtype = point.settings, update.dtype
     wanted_finite = jnp.all(jnp.isfinite(update))
-    moved, after, taken, steps, status = restore(point, update)
+    before = point.violation(point.theta, point.residuals)
+    moved, after, taken, steps, status, halvings = backtrack(point, update, before)
     held_all = [h for h in (held, gradient) if h is not None]
     for one in held_all:
         status, steps = worse(one.step.status, status), steps + one.step.num_steps
-    before = point.violation(point.theta, point.residuals)
     failed = (status == STATUS.NON_FINITE) | ~wanted_finite
     # NaN in what was asked for is not the constraint's, and stays to be seen.
     broken = ~jnp.isfinite(before) | failed & jnp.all(jnp.isfinite(asked))
@@ -253,6 +258,7 @@ def finish(
         active=active,
         num_steps=steps.astype(jnp.int32),
         restorations=taken.astype(jnp.int32),
+        halvings=halvings,
         status=status,
         rank=rank,
         null_space_dimension=left,

@@ -28,6 +28,7 @@ class Settings(NamedTuple):
     rank_every: Any
     warn: bool
     slack: bool
+    backtracking_steps: Any = 0
 
     @property
     def adaptive(self) -> bool:
@@ -43,6 +44,11 @@ class Settings(NamedTuple):
     def restores(self) -> bool:
         """Whether Newton corrections may follow a step."""
         return not (isinstance(self.restoration_steps, int) and self.restoration_steps == 0)
+
+    @property
+    def backtracks(self) -> bool:
+        """Whether a step that leads too far off is shortened."""
+        return not (isinstance(self.backtracking_steps, int) and self.backtracking_steps == 0)
 
     @property
     def starts_at_once(self) -> bool:
@@ -62,6 +68,7 @@ def checked_settings(
     rank_every: Any,
     warn: bool,
     inequalities: str = "active_set",
+    backtracking_steps: Any = 0,
 ) -> Settings:
     """Check what the user passed.
 
@@ -85,8 +92,16 @@ def checked_settings(
             "residuals) that is small enough; got None. Pass a number in units of the residuals."
         )
         raise ValueError(msg)
-    if not (isinstance(restoration_steps, int) and restoration_steps == 0) and tolerance is None:
-        tolerance = 0.0
+    if isinstance(backtracking_steps, int) and backtracking_steps > 0 and tolerance is None:
+        msg = (
+            "tolerance must be given with backtracking_steps: the violation (root mean square of "
+            "the residuals) up to which a step is not shortened; got None. Pass a number in units "
+            "of the residuals."
+        )
+        raise ValueError(msg)
+    counts = restoration_steps, backtracking_steps
+    if tolerance is None and not all(isinstance(n, int) and n == 0 for n in counts):
+        tolerance = 0.0  # inject_hyperparams makes arrays of numbers
     return Settings(
         check_constraint_type(constraint),
         as_rate("correction_rate", correction_rate),
@@ -99,6 +114,7 @@ def checked_settings(
         _as_count("rank_every", rank_every),
         warn,
         check_choice("inequalities", inequalities, ("active_set", "slack")) == "slack",
+        _as_count("backtracking_steps", backtracking_steps),
     )
 
 

@@ -32,6 +32,7 @@ class Report(NamedTuple):
     active: Bool[Array, " p"] | None  # rows that held the step: all equalities, some inequalities
     num_steps: Int[Array, ""]  # solver iterations; 0 for a factorisation
     restorations: Int[Array, ""]  # Newton corrections that were taken
+    halvings: Int[Array, ""]  # times that the step was shortened to a half
     status: Int[Array, ""]  # a `gplsq.solvers.STATUS` code, the worst of the step
     rank: Float[Array, ""]  # sum s^2 / (s^2 + damp^2) of the Jacobian, last time it was measured
     null_space_dimension: Float[Array, ""]  # free parameters less rank: what is left to train
@@ -102,6 +103,7 @@ def blank_report(rows: Rows | None, dtype: Any) -> Report:
         active=active,
         num_steps=zero(),
         restorations=zero(),
+        halvings=zero(),
         status=zero(),
         rank=nan(),
         null_space_dimension=nan(),

@@ -272,6 +272,39 @@ def restore(
     return update, violation, taken, steps, status
 
 
+def backtrack(
+    point: Point, update: Float[Array, " n"], before: Array
+) -> tuple[Float[Array, " n"], Array, Array, Array, Array, Array]:
+    """`restore`, of a step that is halved while it leads too far off; and how many times it was.
+
+    Too far is above the tolerance and above the violation `before`. Pinned entries keep their own
+    step.
+    """
+    settings, zero = point.settings, jnp.zeros((), jnp.int32)
+    whole = restore(point, update)
+    if not settings.backtracks:
+        return *whole, zero
+    limit = jnp.asarray(settings.backtracking_steps, jnp.int32)
+    goal = jnp.maximum(rate_at(settings.tolerance, point.step, update.dtype), before)
+    fixed = update - point.free(update)
+
+    def too_far(carry: tuple) -> Array:
+        (_, violation, *_), halvings = carry
+        # Not a comparison with NaN: it is too far as well.
+        return (halvings < limit) & ~(violation <= goal) & jnp.isfinite(before)
+
+    def shorten(carry: tuple) -> tuple:
+        (*_, taken, steps, status), halvings = carry
+        length = jnp.exp2(-(halvings + 1).astype(update.dtype))
+        shorter = point.inside(fixed + length * point.free(update))
+        new, violation, more, further, worst = restore(point, shorter)
+        status = worse(worst, status)
+        return (new, violation, taken + more, steps + further, status), halvings + 1
+
+    carry, halvings = jax.lax.while_loop(too_far, shorten, (whole, zero))
+    return *carry, halvings
+
+
 def next_damping(settings: Settings, damping: Array, violation: Array, step: Array) -> Array:
     """Damping follows the violation: more freedom below the tolerance, less above it."""
     if not settings.adaptive:

@@ -1,5 +1,6 @@
 """Every ready-made constraint: one line each, and it inherits all tests."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,12 +178,20 @@ def test_parameters_can_be_moved_onto_it(name: str) -> None:
     assert amount(constraint, moved, batch) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["linear", "norm-ball", "sparsity", "box", "invariance", "sum"])
-def test_the_other_methods_bring_it_down_too(name: str) -> None:
+@pytest.mark.parametrize("method", ["penalty", "augmented_lagrangian"])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_the_other_methods_bring_it_down_too(name: str, method: str) -> None:
     constraint, batch = CONSTRAINTS[name][0](), CONSTRAINTS[name][1]
     params = weights()
     before = amount(constraint, params, batch)
-    optimizer = constrained(optax.adam(0.01), constraint, method="penalty", penalty=10.0)
+    options = {}
+    if method == "augmented_lagrangian":
+        options["multiplier_rate"] = 0.01
+        if batch is not None:
+            constraint = eqx.tree_at(
+                lambda c: c.example, constraint, batch, is_leaf=lambda leaf: leaf is None
+            )
+    optimizer = constrained(optax.adam(0.01), constraint, method=method, penalty=10.0, **options)
 
     def step(carry, _):
         p, state = carry

@@ -80,7 +80,8 @@ def test_the_constraint_passes_the_suite(page) -> None:
     tests.CONSTRAINTS["of the page"] = (lambda: page["RowSums"](lambda p: p["W"]), None)
     tests.test_training_keeps_it_beside_a_loss("of the page")
     tests.test_parameters_can_be_moved_onto_it("of the page")
-    tests.test_the_other_methods_bring_it_down_too("of the page")
+    for method in ("penalty", "augmented_lagrangian"):
+        tests.test_the_other_methods_bring_it_down_too("of the page", method)
 
 
 def test_the_objective_is_differentiable(page, rng) -> None:
