@@ -153,6 +153,8 @@ def _rows(model: Any) -> Iterator[SummaryRow]:
     yield SummaryRow("objective" if likelihood else "held-out loss", *_held_out(model, scale))
     yield SummaryRow("inside 95 %", _coverage(model))
     yield SummaryRow("solver", model.solver_report_)
+    if history.failures:
+        yield SummaryRow("steps that failed", history.failures)
     tuning = f"{history[-1]['seconds']:.1f} of them tuning" if len(history) else "no tuning"
     seconds = getattr(model, "fit_seconds_", None)
     known = "not known" if seconds is None else f"{seconds:.1f}"

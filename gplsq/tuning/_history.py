@@ -65,6 +65,19 @@ class History:
     def __getitem__(self, index: Any) -> Any:
         return self.records[index]
 
+    @property
+    def failures(self) -> str:
+        """Steps without a finite loss, and the hyperparameters of the first; empty if none."""
+        failed = [record for record in self.records if not record["accepted"]]
+        if not failed:
+            return ""
+        values = {key: value for key, value in failed[0].items() if key not in _OF_A_STEP}
+        named = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+        return (
+            f"{len(failed)} of {len(self)} steps had no finite loss, the first of them step "
+            f"{failed[0]['step']} at {named}"
+        )
+
     def __str__(self) -> str:
         lines = ["  step   rows        loss        exam  noise var.  seconds"]
         shown = range(0, len(self.records), max(1, len(self.records) // 12))
@@ -75,6 +88,18 @@ class History:
                 f"{r['step']:6d} {r['rows']:6d} {r['loss']:11.5g} {exam:>11} "
                 f"{r['noise_variance']:11.3g} {r['seconds']:8.1f}"
             )
-        return "\n".join([*lines, self.message] if self.message else lines)
+        return "\n".join([*lines, *filter(None, (self.failures, self.message))])
 
     __repr__ = __str__
+
+
+# What a record holds beside hyperparameters.
+_OF_A_STEP = frozenset({"step", "start", "rows", "loss", "exam", "seconds", "accepted"})
+
+
+def _short(value: Any) -> str:
+    """A hyperparameter in a few words: many numbers by the least and the greatest."""
+    numbers = np.ravel(np.asarray(value, float))
+    if numbers.size > 4:
+        return f"{numbers.min():.3g} to {numbers.max():.3g}"
+    return ", ".join(f"{number:.3g}" for number in numbers)

@@ -131,8 +131,9 @@ class Run:
             raise TuningInterrupted(self._result(*found)) from None
         if not np.isfinite(kept[0]):
             msg = (
-                "tuning found no hyperparameters with a finite held-out loss. Standardise X and y, "
-                "start from a larger noise_variance, or pass float64 data."
+                "tuning found no hyperparameters with a finite held-out loss: "
+                f"{self.history.failures}. Standardise X and y, start from a larger "
+                "noise_variance, pass float64 data, or look at a loss of your own there."
             )
             raise FloatingPointError(msg)
         return kept[:2]

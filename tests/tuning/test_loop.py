@@ -178,11 +178,37 @@ def test_a_step_that_fails_is_recorded_and_the_noise_raised(data):
     assert result.history[1]["noise_variance"] > 2 * result.history[0]["noise_variance"]
     assert any(accepted)
     assert np.isfinite(result.loss)
+    failed = accepted.count(False)
+    said = f"{failed} of {len(accepted)} steps had no finite loss, the first of them step 0 at "
+    assert result.history.failures.startswith(said + "noise_variance 1e-08, ")
+    assert result.history.failures in str(result.history)
+
+
+def test_a_loss_of_a_users_own_that_is_nan_is_named_and_the_best_so_far_kept(data):
+    def run(limit):
+        def loss(y, mean, variance):
+            value = jnp.mean((y - mean) ** 2)
+            return jnp.where(value < limit, jnp.nan, value)
+
+        return tune(KERNEL, *data, loss=loss, levels=LEVELS, noise_variance=0.1)
+
+    free = run(0.0)
+    assert free.history.failures == ""
+    limit = (free.loss + free.history[0]["loss"]) / 2
+    result = run(limit)
+    first = next(record for record in result.history if not record["accepted"])
+    named = f"the first of them step {first['step']} at noise_variance "
+    assert named in result.history.failures
+    assert f"{first['noise_variance']:.3g}, " in result.history.failures
+    assert "lengthscale " in result.history.failures
+    assert limit <= result.loss <= free.history[0]["loss"]
 
 
 def test_data_without_a_finite_loss_is_an_error(data):
     X, y = data
-    with pytest.raises(FloatingPointError, match="no hyperparameters with a finite held-out loss"):
+    with pytest.raises(
+        FloatingPointError, match=r"finite held-out loss: \d+ of \d+ steps.*noise_variance 0.1,"
+    ):
         tune(KERNEL, X, np.where(np.arange(30) == 3, np.nan, y), levels=LEVELS, noise_variance=0.1)
 
 
