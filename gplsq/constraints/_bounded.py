@@ -53,6 +53,11 @@ class Held(NamedTuple):
         return 0 if self.side is None else jnp.sum(self.side != 0)
 
 
+def without_value(held: Held | None) -> Held | None:
+    """What is asked of it later: all but the step itself, which is as long as the parameters."""
+    return None if held is None else held._replace(step=held.step._replace(value=None))
+
+
 class _Place(NamedTuple):
     """The dual at some multipliers."""
 

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from gplsq._core import check_choice, describe
 from gplsq.constraints._base import AbstractConstraint
+from gplsq.constraints._bounded import Held, without_value
 from gplsq.constraints._lagrangian import lagrangian_optimizer
 from gplsq.constraints._null_space import (
+    Asked,
     Outcome,
     expected_rows,
     finish,
@@ -24,8 +26,9 @@ from gplsq.constraints._null_space import (
 )
 from gplsq.constraints._params import Movable, movable
 from gplsq.constraints._settings import Rate, Settings, checked_settings
+from gplsq.constraints._sparing import after, at_once
 from gplsq.constraints._state import ConstrainedState, NullSpaceState
-from gplsq.constraints._step import linearise, project_gradient, project_update
+from gplsq.constraints._step import bare_point, linearise, project_gradient, project_update
 from gplsq.solvers import AbstractLeastSquares
 
 METHODS = ("null_space", "augmented_lagrangian", "penalty")
@@ -156,23 +159,36 @@ def _twice(
 ) -> tuple[PyTree, ConstrainedState]:
     """Both projections."""
     old: NullSpaceState = state.constraint
-    expected = expected_rows(old)
-    point = linearise(everything, params, batch, old.count, settings, old.damping, expected)
-    layout = point.layout
+    where = everything, params, batch, old.count, settings
+    linearised = at_once(everything, lambda: linearise(*where, old.damping, expected_rows(old)))
+    layout = bare_point(*where).layout
     gradient = layout.ravel(updates)
-    along, of_gradient = project_gradient(point, gradient, old.of_gradient, old.reach)
+
+    def first() -> tuple[Array, Held | None, Array, Asked]:
+        point = linearised()
+        along, held = project_gradient(point, gradient, old.of_gradient, old.reach)
+        violation = point.violation(point.theta, point.residuals)
+        asked = Asked(everything.norm(updates), jnp.all(jnp.isfinite(gradient)))
+        return along, without_value(held), violation, asked
+
+    along, of_gradient, violation, asked = after(everything, gradient, first)
     projected = layout.insert(updates, along)
     proposed, inside = inner.update(projected, state.inner, params, **extra)
-    wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update)
-    outcome = finish(point, wanted, held, old, gradient, of_gradient)
+    flat = layout.ravel(proposed)
+    inside = _kept(violation, asked, (along, flat), inside, state.inner)
+
+    def second() -> tuple[Outcome, Held | None]:
+        point = linearised()
+        wanted, _, held = project_update(point, flat, old.of_update)
+        return finish(point, wanted, held, old, asked, of_gradient), without_value(held)
+
+    outcome, held = after(everything, flat, second)
     size, length = everything.norm(projected), everything.norm(proposed)
-    report = outcome.report._replace(
-        gradient_norm=everything.norm(updates), projected_gradient_norm=size
-    )
-    after = settle(settings, old, report, of_gradient, held)
+    report = outcome.report._replace(projected_gradient_norm=size)
+    new = settle(settings, old, report, of_gradient, held)
     seen = (size > 0) & jnp.isfinite(length) & jnp.isfinite(size)
-    after = after._replace(reach=jnp.where(seen, length / jnp.where(seen, size, 1), old.reach))
-    return _result(outcome, layout, proposed, inside, state, after)
+    new = new._replace(reach=jnp.where(seen, length / jnp.where(seen, size, 1), old.reach))
+    return _result(outcome, layout, proposed, inside, new)
 
 
 def _in_metric(
@@ -187,28 +203,44 @@ def _in_metric(
 ) -> tuple[PyTree, ConstrainedState]:
     """One projection, in the metric of the optimiser."""
     old: NullSpaceState = state.constraint
+    where = everything, params, batch, old.count, settings
     proposed, inside = inner.update(updates, state.inner, params, **extra)
-    expected = expected_rows(old)
-    point = linearise(everything, params, batch, old.count, settings, old.damping, expected, inside)
-    layout = point.layout
-    wanted, _, held = project_update(point, layout.ravel(proposed), old.of_update)
-    outcome = finish(point, wanted, held, old, layout.ravel(updates))
-    report = outcome.report._replace(gradient_norm=everything.norm(updates))
-    after = settle(settings, old, report, None, held)
-    return _result(outcome, layout, proposed, inside, state, after)
+    layout = bare_point(*where).layout
+    flat = layout.ravel(proposed)
+    asked = Asked(everything.norm(updates), jnp.all(jnp.isfinite(layout.ravel(updates))))
+
+    def only() -> tuple[Outcome, Held | None, Array]:
+        point = linearise(*where, old.damping, expected_rows(old), inside)
+        wanted, _, held = project_update(point, flat, old.of_update)
+        violation = point.violation(point.theta, point.residuals)
+        return finish(point, wanted, held, old, asked), without_value(held), violation
+
+    outcome, held, violation = after(everything, flat, only)
+    inside = _kept(violation, asked, (flat,), inside, state.inner)
+    new = settle(settings, old, outcome.report, None, held)
+    return _result(outcome, layout, proposed, inside, new)
+
+
+def _kept(
+    violation: Array, asked: Asked, made: tuple[Array, ...], inside: PyTree, before: PyTree
+) -> PyTree:
+    """The optimiser's state after a step: the old one if what went in or came out is not finite.
+
+    Decided before the last solve, so that the old state is not kept beside the new one during it:
+    if that solve alone fails, the update is zero and the state has seen a sound gradient.
+    """
+    finite = [jnp.all(jnp.isfinite(part)) for part in made]
+    # NaN in the gradient that was given is not the constraint's, and stays to be seen.
+    spoilt = asked.finite & ~jnp.all(jnp.stack(finite))
+    return unless(~jnp.isfinite(violation) | spoilt, inside, before)
 
 
 def _result(
-    outcome: Outcome,
-    layout: Movable,
-    proposed: PyTree,
-    inside: PyTree,
-    state: ConstrainedState,
-    after: NullSpaceState,
+    outcome: Outcome, layout: Movable, proposed: PyTree, inside: PyTree, after: NullSpaceState
 ) -> tuple[PyTree, ConstrainedState]:
-    """Update and state; where the step was not taken zeros, and the optimiser's old state."""
+    """Update and state; the update is zero where the step was not taken."""
     moved = unless(outcome.skipped, layout.insert(proposed, outcome.update), None)
-    return moved, ConstrainedState(unless(outcome.skipped, inside, state.inner), after)
+    return moved, ConstrainedState(inside, after)
 
 
 def _refuse_projections(state: PyTree) -> None:

@@ -10,11 +10,12 @@ from jaxtyping import Array, PyTree
 
 from gplsq._core import STATUS, default_rtol, status_ok
 from gplsq.constraints._base import AbstractConstraint
-from gplsq.constraints._bounded import Held
+from gplsq.constraints._bounded import Held, without_value
 from gplsq.constraints._params import movable
 from gplsq.constraints._projection import is_dense, worse
 from gplsq.constraints._residuals import check_boxes, rows_at_init
 from gplsq.constraints._settings import Rate, Settings, checked_settings, rate_at
+from gplsq.constraints._sparing import after
 from gplsq.constraints._state import (
     NullSpaceState,
     Report,
@@ -28,6 +29,7 @@ from gplsq.constraints._step import (
     DAMPING_START,
     Point,
     backtrack,
+    bare_point,
     linearise,
     next_damping,
     project_update,
@@ -139,18 +141,20 @@ def null_space(
         everything = movable(params, updates)
 
         def act(state: NullSpaceState) -> tuple[PyTree, NullSpaceState]:
-            expected = expected_rows(state)
-            point = linearise(
-                everything, params, constraint_batch, state.count, settings, state.damping, expected
-            )
-            flat = point.layout.ravel(updates)
-            moved, along, held = project_update(point, flat, state.of_update)
-            outcome = finish(point, moved, held, state, flat)
-            report = outcome.report._replace(
-                gradient_norm=everything.norm(updates),
-                projected_gradient_norm=everything.norm(point.layout.insert(updates, along)),
-            )
-            out = unless(outcome.skipped, point.layout.insert(updates, outcome.update), None)
+            where = everything, params, constraint_batch, state.count, settings
+            layout = bare_point(*where).layout
+            flat = layout.ravel(updates)
+
+            def step() -> tuple[Outcome, Held | None, Array]:
+                point = linearise(*where, state.damping, expected_rows(state))
+                moved, along, held = project_update(point, flat, state.of_update)
+                size = everything.norm(layout.insert(updates, along))
+                asked = Asked(everything.norm(updates), jnp.all(jnp.isfinite(flat)))
+                return finish(point, moved, held, state, asked), without_value(held), size
+
+            outcome, held, size = after(everything, flat, step)
+            report = outcome.report._replace(projected_gradient_norm=size)
+            out = unless(outcome.skipped, layout.insert(updates, outcome.update), None)
             return out, settle(settings, state, report, None, held)
 
         def idle(state: NullSpaceState) -> tuple[PyTree, NullSpaceState]:
@@ -198,6 +202,13 @@ def when_started(
     return jax.lax.cond(count >= jnp.asarray(settings.start_step), act, idle, state)
 
 
+class Asked(NamedTuple):
+    """What is to be known of the vector that came in, when that is long gone."""
+
+    norm: Array
+    finite: Array
+
+
 class Outcome(NamedTuple):
     """An update that is finite, and all of its report but the gradient's numbers."""
 
@@ -211,24 +222,27 @@ def finish(
     update: Array,
     held: Held | None,
     state: NullSpaceState,
-    asked: Array,
+    asked: Asked,
     gradient: Held | None = None,
 ) -> Outcome:
     """Restore, refuse what is not finite, measure, warn. `asked` is what came in."""
     settings, dtype = point.settings, update.dtype
     wanted_finite = jnp.all(jnp.isfinite(update))
     before = point.violation(point.theta, point.residuals)
-    moved, after, taken, steps, status, halvings = backtrack(point, update, before)
+    solved = [] if held is None else [held.step.status]
+    moved, left_over, taken, steps, status, halvings = after(
+        point.layout, jnp.array([0, *solved]), lambda: backtrack(point, update, before)
+    )
     held_all = [h for h in (held, gradient) if h is not None]
     for one in held_all:
         status, steps = worse(one.step.status, status), steps + one.step.num_steps
     failed = (status == STATUS.NON_FINITE) | ~wanted_finite
     # NaN in what was asked for is not the constraint's, and stays to be seen.
-    broken = ~jnp.isfinite(before) | failed & jnp.all(jnp.isfinite(asked))
+    broken = ~jnp.isfinite(before) | failed & asked.finite
     status = jnp.where(broken | failed, STATUS.NON_FINITE, status).astype(jnp.int32)
-    after = jnp.where(broken, before, after)
+    left_over = jnp.where(broken, before, left_over)
     growth, begin = growth_of(state, before)
-    rank, left = _measured_rank(point, held, state)
+    rank, left = _measured_rank(point, held, state, left_over)
     if settings.warn:
         warn_of_non_finite(broken)
         if point.pinned is None:  # a schedule of sparsity makes its own violation grow
@@ -251,8 +265,8 @@ def finish(
         active = jnp.any(jnp.stack([one.active for one in held_all]), axis=0)
     report = Report(
         violation_before=before,
-        violation_after=after,
-        gradient_norm=jnp.full((), jnp.nan, dtype),
+        violation_after=left_over,
+        gradient_norm=asked.norm.astype(dtype),
         projected_gradient_norm=jnp.full((), jnp.nan, dtype),
         multipliers=shown.step.multipliers if keeps and shown is not None else old.multipliers,
         active=active,
@@ -296,7 +310,9 @@ def settle(
     )
 
 
-def _measured_rank(point: Point, held: Held | None, state: NullSpaceState) -> tuple[Array, Array]:
+def _measured_rank(
+    point: Point, held: Held | None, state: NullSpaceState, violation: Array
+) -> tuple[Array, Array]:
     """Rank of the rows that hold, measured now and then; and how many dimensions they leave."""
     old, every = state.report, point.settings.rank_every
     free, dtype = point.num_free, point.num_free.dtype
@@ -315,5 +331,6 @@ def _measured_rank(point: Point, held: Held | None, state: NullSpaceState) -> tu
         return which.effective_rank().astype(dtype)
 
     due = (state.count % jnp.maximum(every, 1) == 0) | ~jnp.isfinite(old.rank)
+    due = due & jnp.isfinite(violation)  # and so after the step, whose vectors are gone by then
     rank = jax.lax.cond(due, measure, lambda: old.rank)
     return rank, free - rank

@@ -54,15 +54,35 @@ class Movable(eqx.Module):
         parts = [jnp.ravel(leaves[i]).astype(self.dtype) for i in self.index]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
+    def pieces(self, flat: Float[Array, " n"]) -> list[Array]:
+        """The flat vector cut into leaves, in its own dtype."""
+        found, start = [], 0
+        for shape in self.shapes:
+            size = int(np.prod(shape))
+            found.append(jax.lax.slice(flat, (start,), (start + size,)).reshape(shape))
+            start += size
+        return found
+
     def insert(self, tree: PyTree, flat: Float[Array, " n"]) -> PyTree:
         """`tree` with its leaves that move taken from the flat vector, in their own dtypes."""
-        leaves, start = list(self.structure.flatten_up_to(tree)), 0
-        for i, shape in zip(self.index, self.shapes, strict=True):
-            size = int(np.prod(shape))
-            piece = jax.lax.slice(flat, (start,), (start + size,)).reshape(shape)
+        return self.replace(tree, self.pieces(flat))
+
+    def replace(self, tree: PyTree, pieces: list[Array]) -> PyTree:
+        """`tree` with these for its leaves that move, in their own dtypes."""
+        leaves = list(self.structure.flatten_up_to(tree))
+        for i, piece in zip(self.index, pieces, strict=True):
             leaves[i] = piece.astype(leaves[i].dtype)
-            start += size
         return jax.tree.unflatten(self.structure, leaves)
+
+    def leaves(self, tree: PyTree) -> list[Array]:
+        """The leaves of `tree` that move."""
+        leaves = self.structure.flatten_up_to(tree)
+        return [leaves[i] for i in self.index]
+
+    def shift(self, tree: PyTree, flat: Float[Array, " n"]) -> PyTree:
+        """`tree` with the flat vector added, rounded once; no vector of the sum is made."""
+        pairs = zip(self.leaves(tree), self.pieces(flat), strict=True)
+        return self.replace(tree, [leaf.astype(self.dtype) + piece for leaf, piece in pairs])
 
 
 def is_floating(leaf: Any) -> bool:

@@ -29,6 +29,7 @@ from gplsq._core import (
     status_ok,
     symmetric_eigen,
 )
+from gplsq.constraints._sparing import is_many
 from gplsq.operators import AbstractEuclideanOperator, Composed, Dense, Diagonal, Transposed
 from gplsq.solvers import LSMR, AbstractLeastSquares, Direct
 
@@ -37,7 +38,7 @@ DENSE_ROWS = 64
 DENSE_ENTRIES = 2**23
 # Sign vectors of the estimator of the rank. With more parameters they go one after another: side by
 # side their solves took five copies of the parameters each.
-_PROBES, _BLOCK_COLUMNS = 4, 2**20
+_PROBES = 4
 # A Gram matrix whose condition is at most this times 1 / eps says enough of J.
 _SAFE = 100.0
 
@@ -151,7 +152,10 @@ class Projection(eqx.Module):
             if isinstance(solver, LSMR):  # the tolerance is that of the whole, not of what is left
                 solver = _with_reference(solver, column_norm(rhs))
         prepared = solver.prepare(A, self.damp, None)
-        x, m, status, stats = solver.run_adjoint(prepared, A, self.damp, left[:, None], None)
+        more = _saving(solver, A)
+        x, m, status, stats = solver.run_adjoint(
+            prepared, A, self.damp, left[:, None], None, **more
+        )
         x, m = x[:, 0], m[:, 0]
         if known is not None:
             x, m = x + known[0], m + known[1]
@@ -176,11 +180,12 @@ class Projection(eqx.Module):
 
         def trace(signs: Array) -> Array:
             rhs = self.jacobian.mv(signs) if n <= p else signs
-            x = self.solver.run_adjoint(prepared, A, self.damp, rhs, None)[0]
+            more = _saving(self.solver, A)
+            x = self.solver.run_adjoint(prepared, A, self.damp, rhs, None, **more)[0]
             projected = x if n <= p else self.jacobian.mv(x)
             return jnp.sum(signs * projected, axis=0)
 
-        if n <= _BLOCK_COLUMNS:
+        if not is_many(n):
             return jnp.mean(trace(signs))
         return jnp.mean(jax.lax.map(lambda column: trace(column[:, None])[0], signs.T))
 
@@ -193,6 +198,12 @@ class Projection(eqx.Module):
             masked = Composed(masked, Diagonal(columns))
         dense = self.factors is not None
         return project_with(masked, self.solver, self.damp, dense, idle=1 - rows)
+
+
+def _saving(solver: AbstractLeastSquares, operator: Transposed) -> dict[str, bool]:
+    """With many parameters LSMR keeps fewer vectors as long as these."""
+    saves = isinstance(solver, LSMR) and is_many(operator.shape[0])
+    return {"by_dual": True} if saves else {}
 
 
 def _with_reference(solver: LSMR, size: Array) -> LSMR:

@@ -26,6 +26,7 @@ from gplsq.constraints._residuals import (
     violation_of,
 )
 from gplsq.constraints._settings import Settings, rate_at
+from gplsq.constraints._sparing import Sparing, is_many
 from gplsq.constraints._state import warn_of_rows
 from gplsq.operators import Composed, Diagonal, Function
 
@@ -60,6 +61,16 @@ class Point(NamedTuple):
         params = self.layout.insert(self.params, theta)
         dtype = self.layout.dtype
         return flat_residuals(self.settings.constraint, params, self.batch, self.step, dtype)
+
+    def evaluate_after(self, update: Float[Array, " n"]) -> Float[Array, " p"]:
+        """Residuals one step further."""
+        params = self.layout.shift(self.params, update)
+        dtype = self.layout.dtype
+        return flat_residuals(self.settings.constraint, params, self.batch, self.step, dtype)
+
+    def violation_after(self, update: Float[Array, " n"], residuals: Float[Array, " p"]) -> Array:
+        """The same as `violation` one step further."""
+        return self.violation(self.theta + update, residuals)
 
     def violation(self, theta: Float[Array, " n"], residuals: Float[Array, " p"]) -> Array:
         """How far a point is from what is asked of it; see `size_of_violation`."""
@@ -152,8 +163,22 @@ def linearise(
         warn_of_rows(rows.size, everything.size)
     if rows.size == 0:
         return point._replace(residuals=jnp.zeros(0, dtype))
-    residuals, derivative = jax.linearize(point.evaluate, point.theta)
-    jacobian = Function(derivative, jax.ShapeDtypeStruct(point.theta.shape, dtype))
+
+    def of_leaves(leaves: list[Array]) -> Array:
+        moved = layout.replace(params, leaves)
+        return flat_residuals(settings.constraint, moved, batch, step, dtype)
+
+    # Linear in the leaves themselves: a vector of all of them would be one copy more.
+    leaves = layout.leaves(params)
+    residuals, derivative = jax.linearize(of_leaves, leaves)
+
+    def of_vector(flat: Array) -> Array:
+        pieces = zip(layout.pieces(flat), leaves, strict=True)
+        return derivative([piece.astype(leaf.dtype) for piece, leaf in pieces])
+
+    jacobian = Function(of_vector, jax.ShapeDtypeStruct((layout.size,), dtype))
+    if is_many(layout.size):
+        jacobian = Sparing(jacobian)
     if point.pinned is not None:
         jacobian = Composed(jacobian, Diagonal(jnp.where(point.pinned, 0, 1).astype(dtype)))
     if optimizer_state is not None:
@@ -236,8 +261,8 @@ def restore(
     number of corrections, their solver steps and their worst status.
     """
     settings, metric, zero = point.settings, point.metric, jnp.zeros((), jnp.int32)
-    after = point.evaluate(point.theta + update)
-    violation = point.violation(point.theta + update, after)
+    after = point.evaluate_after(update)
+    violation = point.violation_after(update, after)
     fine = jnp.asarray(STATUS.EXACT, jnp.int32)
     projection = point.projection
     if projection is None or not settings.restores:
@@ -257,8 +282,8 @@ def restore(
         held = hold(projection, still, after, rows, room=room, slack=settings.slack)
         back = held.step.value if metric is None else held.step.value * metric
         trial = point.inside(update - back)
-        residuals = point.evaluate(point.theta + trial)
-        new = point.violation(point.theta + trial, residuals)
+        residuals = point.evaluate_after(trial)
+        new = point.violation_after(trial, residuals)
         better = new < violation
         chosen = jax.tree.map(
             lambda a, b: jnp.where(better, a, b),

@@ -111,7 +111,11 @@ class Function(AbstractEuclideanOperator):
 
     @staticmethod
     def _apply(fn, block):
-        return fn(block) if block.ndim == 1 else jax.vmap(fn, in_axes=1, out_axes=1)(block)
+        if block.ndim == 1:
+            return fn(block)
+        if block.shape[1] == 1:  # a batch of one is slower, and XLA copies what it closes over
+            return fn(block[:, 0])[:, None]
+        return jax.vmap(fn, in_axes=1, out_axes=1)(block)
 
     def unravel(self, flat: Array) -> PyTree:
         """A solution vector in the structure of `like`; columns stay as a trailing axis."""

@@ -120,11 +120,16 @@ class LSMR(AbstractLeastSquares):
         return self._loop(system, self._budget(operator), with_dual)
 
     @eqx.filter_jit
-    def run_adjoint(self, prepared, operator, damp, g, w0):
+    def run_adjoint(self, prepared, operator, damp, g, w0, *, by_dual=False):
+        """As the base class says; `by_dual` makes p of w in the end instead of following it.
+
+        That saves three vectors as long as p for one product more, and p is as accurate as w is.
+        """
         if damp is None:  # a guess would choose among several solutions
             w0 = None
         system, finish = adjoint_system(operator, damp, prepared, g, w0)
-        p, w, status, stats = self._loop(system, self._budget(operator), with_dual=True)
+        budget = self._budget(operator)
+        p, w, status, stats = self._loop(system, budget, with_dual=True, follow_x=not by_dual)
         assert w is not None
         return *finish(p, w), status, stats
 
@@ -179,7 +184,9 @@ class LSMR(AbstractLeastSquares):
         status = jnp.where(rhs_norm == 0, STATUS.EXACT, status).astype(jnp.int32)
         return x, status, eqx.tree_at(lambda s: s.rhs_norm, stats, rhs_norm)
 
-    def _loop(self, system: System, max_steps: Array, with_dual: bool = False):
+    def _loop(
+        self, system: System, max_steps: Array, with_dual: bool = False, follow_x: bool = True
+    ):
         operator, damp, linear = system.operator, system.damp, system.linear
         dtype = system.rhs.dtype
         # Scaling the columns keeps squares of 1e±30 inside float32.
@@ -215,7 +222,9 @@ class LSMR(AbstractLeastSquares):
             return step + 1, steps + taken, status, state, progress
 
         consistent = linear is not None and linear.consistent
-        start = initial_state(operator, b, damp, consistent=consistent, with_dual=with_dual)
+        start = initial_state(
+            operator, b, damp, consistent=consistent, with_dual=with_dual, follow_x=follow_x
+        )
         norm_b = start.residual
         if system.reference is not None:
             norm_b = jnp.maximum(norm_b, system.reference / scale)
@@ -236,7 +245,11 @@ class LSMR(AbstractLeastSquares):
             x = best_iterate(system, state)[0]
             verified = verify_linear(system, tols, b, x, status)
         else:
-            x = state.x.value
+            if state.x is None:
+                assert state.dual is not None
+                x = operator.rmv(state.dual.value / unit)
+            else:
+                x = state.x.value
             verified = verify_rectangular(system, tols, b, norm_b, x, state, status)
         status, r, residual, normal, measure = verified
         norm_A, condition = norm_estimate(state) * unit, condition_estimate(state)

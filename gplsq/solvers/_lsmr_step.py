@@ -67,7 +67,7 @@ class LSMRState(eqx.Module):
     """
 
     pair: Bidiagonal
-    x: Directions
+    x: Directions | None  # None where it is to be made of the dual
     misfit: Directions | None  # A x - b, for kernel systems
     dual: Directions | None  # s with x = A* s, where it is asked for
     excess: Directions | None  # the number of final residuals in the dual
@@ -93,6 +93,12 @@ class LSMRState(eqx.Module):
     max_rho_bar: Float[Array, " k"]
     min_rho_bar: Float[Array, " k"]
 
+    @property
+    def iterate(self) -> Directions:
+        """x, where it is followed."""
+        assert self.x is not None
+        return self.x
+
 
 def initial_state(
     operator: AbstractLinearOperator,
@@ -101,10 +107,12 @@ def initial_state(
     *,
     consistent: bool = False,
     with_dual: bool = False,
+    follow_x: bool = True,
 ) -> LSMRState:
     """State before the first iteration, from x = 0.
 
-    `consistent` adds Craig's iterate, `with_dual` the vector s with `x = A* s`.
+    `consistent` adds Craig's iterate, `with_dual` the vector s with `x = A* s`; without `follow_x`
+    that alone is followed.
     """
     pair, beta = start_bidiagonal(operator, b, damp, with_dual)
     alpha, zero, one = pair.alpha, jnp.zeros_like(beta), jnp.ones_like(beta)
@@ -112,7 +120,7 @@ def initial_state(
     craig = Craig(jnp.zeros_like(pair.v), -b, -one).step(pair, beta) if consistent else None
     return LSMRState(
         pair=pair,
-        x=Directions.start(pair.v),
+        x=Directions.start(pair.v) if follow_x else None,
         misfit=Directions.start(pair.Av, -b) if follow and pair.Av is not None else None,
         dual=None if pair.t is None else Directions.start(pair.t),
         excess=None if pair.r_in_t is None else Directions.start(pair.r_in_t),
@@ -182,7 +190,7 @@ def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -
     column = safe_sqrt(s.pair.alpha**2 + beta**2 + (damp / pair.unit) ** 2)
     return LSMRState(
         pair=pair,
-        x=s.x.step(pair.v, *lengths),
+        x=_follow(s.x, pair.v, lengths),
         misfit=_follow(s.misfit, pair.Av, lengths),
         dual=_follow(s.dual, pair.t, lengths),
         excess=_follow(s.excess, pair.r_in_t, lengths),
@@ -229,9 +237,8 @@ def select(taken: Array, new: LSMRState, old: LSMRState) -> LSMRState:
     """
 
     def kept(state: LSMRState):
-        vectors = [state.x.value]
-        parts = (state.misfit, state.dual, state.excess)
-        vectors += [part.value for part in parts if part is not None]
+        parts = (state.x, state.misfit, state.dual, state.excess)
+        vectors = [part.value for part in parts if part is not None]
         vectors += [] if state.craig is None else [state.craig.x, state.craig.misfit]
         return [
             *vectors,

@@ -53,10 +53,10 @@ def judge_step(
 ) -> Array:
     """Status after a step of a rectangular system, from the recurrences."""
     # The recurrences are asked for half the tolerance: rounding errors get the other half.
-    x = state.x.value
-    goal = jnp.maximum(tols.rtol / 2, jnp.finfo(x.dtype).eps)
+    goal = jnp.maximum(tols.rtol / 2, jnp.finfo(norm_b.dtype).eps)
     norm_A = norm_estimate(state)
-    size = norm_A * system.cheap_norm(x) + norm_b
+    # Without x its norm is taken as 0, which is on the strict side.
+    size = norm_b if state.x is None else norm_A * system.cheap_norm(state.x.value) + norm_b
     small_residual = state.residual <= goal * size + tols.atol / 2
     small_normal = jnp.abs(state.zeta_bar) <= goal * norm_A * state.residual
     new = jnp.where(condition_estimate(state) > tols.condition_limit, STATUS.ILL_CONDITIONED, 0)
@@ -88,6 +88,7 @@ def judge_residual(
 def best_iterate(system: System, state: LSMRState) -> tuple[Array, Array]:
     """The iterate with the smaller followed residual, and its norm, column by column."""
     assert state.misfit is not None
+    assert state.x is not None
     x = state.x.value
     residual = column_norm(state.misfit.value + system.damp**2 * x)
     if state.craig is None:

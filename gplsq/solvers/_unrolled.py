@@ -147,7 +147,7 @@ def _run(operator, damp, b, x0, preconditioner, factors, num_steps, checkpoint):
     scale = jnp.max(jnp.abs(stop_gradient(system.rhs)), axis=0, initial=0.0)
     scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
     state, steps = _iterate(system, system.rhs / scale, factors, num_steps, checkpoint)
-    x = system.recover(state.x.value / state.pair.unit * scale)
+    x = system.recover(state.iterate.value / state.pair.unit * scale)
     # Nothing that judges the iterate is differentiated, so the system is built once more from
     # constants. XLA makes one of the two.
     fixed = _system(*stop_gradient((operator, damp, b, x0, preconditioner)))
@@ -217,12 +217,13 @@ def _scaled_step(operator: AbstractLinearOperator, damp: Array, old: LSMRState, 
         return lsmr_step(operator, damp, old)
     # From zero the step shows the update alone, without the rounding of a difference.
     bare = eqx.tree_at(
-        lambda s: (s.x.value, s.x.h_bar),
+        lambda s: (s.iterate.value, s.iterate.h_bar),
         old,
-        (jnp.zeros_like(old.x.value), factor[1] * old.x.h_bar),
+        (jnp.zeros_like(old.iterate.value), factor[1] * old.iterate.h_bar),
     )
     new = lsmr_step(operator, damp, bare)
-    return eqx.tree_at(lambda s: s.x.value, new, old.x.value + factor[0] * new.x.value)
+    value = old.iterate.value + factor[0] * new.iterate.value
+    return eqx.tree_at(lambda s: s.iterate.value, new, value)
 
 
 def _without_diagnostics(state: LSMRState) -> LSMRState:
@@ -245,11 +246,11 @@ def _judge(system: System, scale: Array, state: LSMRState, steps: Array) -> tupl
     if linear is None:
         if system.reference is not None:
             norm_b = jnp.maximum(norm_b, system.reference / scale)
-        verified = verify_rectangular(system, tols, b, norm_b, state.x.value, state, status)
+        verified = verify_rectangular(system, tols, b, norm_b, state.iterate.value, state, status)
     else:
         linear = linear._replace(reference=linear.reference / scale)
         system = system._replace(linear=linear)
-        verified = verify_linear(system, tols, b, state.x.value, status)
+        verified = verify_linear(system, tols, b, state.iterate.value, status)
         norm_b = linear.reference
     status, _, residual, normal, measure = verified
     unit = state.pair.unit

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-import gplsq.constraints._projection as projection_module
+import gplsq.constraints._sparing as sparing_module
 from gplsq import LSMR
 from gplsq.constraints import Constraint, constrained, null_space
 
@@ -139,6 +139,6 @@ def test_the_rank_of_a_large_constraint_is_estimated_one_sign_vector_at_a_time(
     c = np.zeros(J.shape[0])
     found = []
     for most in (2**20, 1):
-        monkeypatch.setattr(projection_module, "_BLOCK_COLUMNS", most)
+        monkeypatch.setattr(sparing_module, "MANY", most)
         found.append(float(steps(J, c, u, LSMR(), np.float32)[1].rank))
     assert found[1] == pytest.approx(found[0], abs=1e-3)
