@@ -4,8 +4,8 @@
 
 Each file of the folder is installed into an empty environment of its own. A small program fits,
 solves, differentiates, saves and loads there, in a folder without a checkout; pyright then checks
-it against the types that were installed. Quick tests are copied to that folder and run on the
-wheel. Exits with a message at the first thing that fails.
+it against the types that were installed. Quick tests are copied to that folder and run on what is
+installed. Exits with a message at the first thing that fails.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def check_types(folder: Path, python: Path, pyright: str) -> None:
         sys.exit(f"pyright does not see the types of the installed package:\n{done.stdout}")
 
 
-def check(file: Path, version: str, pyright: str, tests: bool) -> None:
+def check(file: Path, version: str, pyright: str) -> None:
     """Install one file into an empty environment and use it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -120,15 +120,14 @@ def check(file: Path, version: str, pyright: str, tests: bool) -> None:
         print(call(python, "program.py", version, cwd=work, env=environment).strip(), flush=True)
         check_types(work, python, pyright)
         print("types are seen from outside", flush=True)
-        if tests:
-            call(*pip, "pytest", "pytest-timeout", "hypothesis", cwd=folder, env=environment)
-            for test in TESTS:
-                source, target = ROOT / "tests" / test, work / "tests" / test
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, target)
-            run = (python, "-m", "pytest", "-q", "tests", "-p", "no:cacheprovider")
-            said = call(*run, cwd=work, env={**environment, "GPLSQ_X64": "1"})
-            print(said.strip().splitlines()[-1], flush=True)
+        call(*pip, "pytest", "pytest-timeout", "hypothesis", cwd=folder, env=environment)
+        for test in TESTS:
+            source, target = ROOT / "tests" / test, work / "tests" / test
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+        run = (python, "-m", "pytest", "-q", "tests", "-p", "no:cacheprovider")
+        said = call(*run, cwd=work, env={**environment, "GPLSQ_X64": "1"})
+        print(said.strip().splitlines()[-1], flush=True)
 
 
 def main() -> None:
@@ -145,7 +144,7 @@ def main() -> None:
         check_contents(sdist, Path(name))
     for file in (wheel, sdist):
         print(f"== {file.name}", flush=True)
-        check(file, version, options.pyright, tests=file == wheel)
+        check(file, version, options.pyright)
 
 
 if __name__ == "__main__":

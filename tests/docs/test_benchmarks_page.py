@@ -1,0 +1,62 @@
+"""Commands that the documents give for their tables are ones that the scripts take."""
+
+import ast
+import pathlib
+import re
+import shlex
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = [ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "concepts" / "constraints.md"]
+COMMANDS = sorted(
+    {
+        command
+        for page in PAGES
+        for command in re.findall(r"`python (benchmarks/\w+\.py[^`]*)`", page.read_text())
+    }
+)
+SCRIPTS = {path.name for path in (ROOT / "benchmarks").glob("[a-z]*.py")}
+
+
+def arguments_of(script: pathlib.Path) -> tuple[set[str], set[str]]:
+    """Options of a script, and the words among its constants, its positional choices too."""
+    tree = ast.parse(script.read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    added = [call for call in calls if getattr(call.func, "attr", "") == "add_argument"]
+    options = {str(call.args[0].value) for call in added if isinstance(call.args[0], ast.Constant)}
+    words = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return options, words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_one_that_its_script_takes(command: str) -> None:
+    script, *rest = shlex.split(command)
+    options, words = arguments_of(ROOT / script)
+    for word in rest:
+        if word.startswith("--"):
+            assert word in options, f"{script} has no {word}"
+        elif not re.fullmatch(r"[\d.e]+", word) and "/" not in word:
+            assert word in words, f"{script} knows no {word}"
+
+
+def test_every_script_of_the_readmes_tables_has_a_command() -> None:
+    measured = (ROOT / "README.md").read_text().split("\n## Measured\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"`benchmarks/(\w+\.py)", measured))
+    assert named
+    page = PAGES[0].read_text().split("\n## Commands\n")[1].split("\n## ")[0]
+    assert named == set(re.findall(r"`python benchmarks/(\w+\.py)", page))
+
+
+def test_every_script_is_in_the_list_of_questions() -> None:
+    listed = re.findall(r"^\| `(\w+\.py)` \|", (ROOT / "benchmarks/README.md").read_text(), re.M)
+    assert sorted(listed) == sorted(SCRIPTS)
+
+
+def test_every_table_of_constraints_has_command_versions_and_date() -> None:
+    measured = PAGES[1].read_text().split("\n## Measured\n")[1].split("\n## ")[0]
+    tables = re.findall(r"(?:^\|.*\n)+\n(.*)\n", measured, flags=re.MULTILINE)
+    assert tables
+    wanted = r"gplsq [\d.]+, jax [\d.]+, .* cores .*, 20\d\d-\d\d-\d\d"
+    for after in tables:
+        assert re.fullmatch(rf"\(`python benchmarks/.*`; {wanted}\.\)", after), after
