@@ -16,6 +16,7 @@ QUICK := tests/solvers/test_lstsq_api.py tests/operators tests/kernels tests/con
 # Estimators switch x64 themselves, by the dtype of X: most of their tests run once, with x64 off,
 # as do documents and examples.
 ONE_MODE := tests/docs tests/plotting tests/properties/test_estimator_properties.py \
+	tests/properties/test_table_layouts.py tests/properties/test_low_rank_properties.py \
 	$(filter-out tests/estimators/test_regressor.py tests/estimators/test_bad_input.py, \
 	$(wildcard tests/estimators/test_*.py))
 

@@ -5,6 +5,7 @@ change unseen, and other programs can still open it. Members are stored as they 
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -104,15 +105,31 @@ def read_archive(
                 msg = "its members are compressed, overlap or repeat"
                 raise ValueError(msg)
             manifest = json.loads(archive.read(_MANIFEST), parse_constant=_refuse_constant)
-        except (ValueError, KeyError, RecursionError, EOFError, zipfile.BadZipFile) as error:
-            msg = f"{path} is no {kind} that this gplsq can read: {error}."
-            raise LoadError(msg) from error
+        except _UNREADABLE as error:
+            raise _unreadable(path, kind, error) from error
 
         def array(name: str) -> np.ndarray:
-            with archive.open(f"{name}.npy") as member:
-                return _array(member, infos[f"{name}.npy"].file_size)
+            try:
+                with archive.open(f"{name}.npy") as member:
+                    return _array(member, infos[f"{name}.npy"].file_size)
+            except (RuntimeError, OSError) as error:  # what else is wrong is said by who asks
+                raise _unreadable(path, kind, error) from error
 
         yield manifest, array
+
+
+# What zipfile and json raise for what is no archive of ours; RuntimeError for an encrypted one.
+_UNREADABLE = (
+    *(ValueError, KeyError, RecursionError, EOFError, RuntimeError, OSError),
+    zipfile.BadZipFile,
+)
+
+
+def _unreadable(path: str, kind: str, error: BaseException) -> BaseException:
+    """A `LoadError`, or the error itself where it is the disk's."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a position before the file
+        return error
+    return LoadError(f"{path} is no {kind} that this gplsq can read: {error}.")
 
 
 def _array(member: IO[bytes], size: int) -> np.ndarray:

@@ -115,7 +115,7 @@ def unpack_tree(packed: Any, like: Any) -> Any:
         made = [_unpacked(node, leaf) for node, (_, leaf) in zip(packed, leaves, strict=True)]
     except LoadError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         msg = f"its leaves are not those of a pytree ({error!r})."
         raise LoadError(msg) from error
     return jax.tree.unflatten(structure, made)
@@ -205,10 +205,13 @@ def _check_shape(name: str, found: tuple, wanted: tuple) -> None:
 
 def _on_device(value: np.ndarray, weak: bool, like: Any) -> jax.Array:
     """An array of its own dtype whatever JAX's x64 flag is, weakly typed if it was."""
-    with jax.enable_x64(value.dtype.itemsize >= 8):
+    with jax.enable_x64(value.dtype.itemsize >= (16 if value.dtype.kind == "c" else 8)):
         made = jnp.asarray(value)
         if weak:  # or the same step would be compiled for another type, and may round otherwise
             scalar: Any = {"f": 0.0, "i": 0, "b": False}.get(value.dtype.kind, 0j)
             made = jnp.broadcast_to(jnp.asarray(scalar), value.shape).at[...].set(made)
+    if made.dtype != value.dtype:
+        msg = f"a leaf of dtype {value.dtype} is said to be of weak type, which it cannot be."
+        raise LoadError(msg)
     # Only arrays that are bound to their devices: others would be compiled for anew.
     return jax.device_put(made, like.sharding) if getattr(like, "committed", False) else made

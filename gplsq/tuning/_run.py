@@ -203,7 +203,7 @@ class Run:
 
     def _result(self, loss: float, model: Any) -> TuningResult:
         kernel, log_noise = model
-        noise = math.exp(log_noise)
+        noise = _exponential(log_noise)
         return TuningResult(eqx.filter_jit(constrain)(kernel), noise, loss, self.history)
 
     def _shake(self, model: Any) -> Any:
@@ -303,6 +303,8 @@ class Run:
     def exam(self, model: Any, rows: list[np.ndarray], key: jax.Array, loss: Any = None) -> float:
         """The held-out loss of a model at these rows; infinite where it is not a number."""
         settings = key, self.rules, self.objective, self.loss if loss is None else loss
+        if not np.isfinite(_exponential(model[1])):  # a noise that no number is
+            return np.inf
         return _finite(sum(float(evaluate(model, data, *settings)) for data in self._take(rows)))
 
     def _take(self, rows: list[np.ndarray]) -> list[tuple]:
