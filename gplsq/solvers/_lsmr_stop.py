@@ -8,6 +8,7 @@ Kernel systems: (13) and (14) of docs/derivations/function-space.md.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -110,7 +111,8 @@ def verify_rectangular(
     """Recompute the residuals; take back what the recurrences promised too much.
 
     Everything is in units of the operator divided by `unit`, as the recurrences are. Returns the
-    status, the residual and its norm, that of the normal residual, and the error measure.
+    status, the residual and its norm, that of the normal residual (infinite where it was not
+    measured), and the error measure.
     """
     operator, unit = system.operator, state.pair.unit
     assert isinstance(operator, AbstractEuclideanOperator)
@@ -130,20 +132,33 @@ def verify_rectangular(
             safe_divide(slope, norm_misfit),
         )
         unpreconditioned = safe_divide(slope, norm_of_A * norm_misfit)
+    elif state.x is None:  # where products are dear
+        misfit, back = operator.mv(x / unit) - b, None
     else:
         misfit, back = operator.sweep(x / unit, b)
     norm_r, norm_x = plain_norm(misfit), plain_norm(x)
-    normal = plain_norm(back / unit + damp**2 * x)
     damped_r = jnp.sqrt(norm_r**2 + (damp * norm_x) ** 2)
     norm_A = norm_estimate(state)
     size = norm_A * norm_x + norm_b
+    met_residual = damped_r <= tols.rtol * size + tols.atol
+
+    def normal_residual(back: Array) -> Array:
+        return plain_norm(back / unit + damp**2 * x)
+
+    if back is None:  # and this one is asked for only where the residual does not do
+        normal = jax.lax.cond(
+            jnp.all(met_residual),
+            lambda: jnp.full_like(norm_r, jnp.inf),
+            lambda: normal_residual(operator.rmv(misfit)),
+        )
+    else:
+        normal = normal_residual(back)
     # Rounding in b - A x alone leaves a residual of eps (|A| |x| + |b|); a few of these must be
     # allowed in the normal residual, which has no such term of its own. A tolerance below them is
     # out of reach, and gets no such allowance.
     floor = jnp.where(tols.rtol >= 8 * eps, 8 * eps / tols.rtol, 0)
     by_residual = safe_divide(damped_r, size)
     by_normal = safe_divide(normal, norm_A * (damped_r + floor * size))
-    met_residual = damped_r <= tols.rtol * size + tols.atol
     if unpreconditioned is not None:
         # A P is better conditioned than A, and its normal residual asks for more than that of A:
         # in a low precision for what rounding errors do not allow. Either will do.
