@@ -118,8 +118,9 @@ def null_space(
 
     Cost of a step: one linearisation, one evaluation, and with LSMR one forward and one backward
     product of the linearised residuals an iteration, and about eight vectors of the parameters' and
-    as many of the residuals' size. Factorised: one backward pass for each residual, and n p^2
-    flops for p residuals and n parameters.
+    as many of the residuals' size; with over 2^20 parameters one of the parameters' size, for one
+    backward product more a solve. Factorised: one backward pass for each residual, and n p^2 flops
+    for p residuals and n parameters.
     """
     settings = checked_settings(
         constraint, correction_rate, damp, restoration_steps, tolerance, start_step, solver,

@@ -214,9 +214,18 @@ def adjoint_system(
 
     zero = jnp.zeros((), g.dtype)
     if prepared is None:
-        return System(Transposed(stacked), zero, g, plain_norm, _same, reference=reference), finish
+        flipped = _transposed(stacked)
+        return System(flipped, zero, g, plain_norm, _same, reference=reference), finish
     inner = Transposed(Composed(stacked, prepared))
     return System(inner, zero, prepared.rmv(g), plain_norm, _same), finish
+
+
+def _transposed(operator: AbstractEuclideanOperator) -> AbstractEuclideanOperator:
+    """A^T; of a transposed operator what it is made of, whose own order of products is cheaper."""
+    if isinstance(operator, Transposed):
+        assert isinstance(operator.operator, AbstractEuclideanOperator)
+        return operator.operator
+    return Transposed(operator)
 
 
 def _same(x: Array) -> Array:
