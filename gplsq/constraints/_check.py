@@ -15,7 +15,7 @@ from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import movable
 from gplsq.constraints._residuals import check_boxes
 from gplsq.constraints._settings import checked_settings
-from gplsq.constraints._step import linearise
+from gplsq.constraints._step import bare_point, linearise
 from gplsq.operators import Transposed
 from gplsq.solvers import LSMR, AbstractLeastSquares, estimate_rank
 
@@ -120,7 +120,8 @@ def check_constraint(
     layout = movable(params)
     step = jnp.zeros((), jnp.int32)
     check_boxes(constraint, params, step, layout)
-    point = linearise(layout, params, batch, step, settings, jnp.zeros(()), None)
+    bare = bare_point(layout, params, batch, step, settings)
+    point = linearise(bare, jnp.zeros(()))
     violation = float(point.violation(point.theta, point.residuals))
     pinned = 0 if point.pinned is None else int(jnp.sum(point.pinned))
     free = layout.size - pinned

@@ -137,8 +137,8 @@ def constrained(
             )
 
         def idle(state: ConstrainedState) -> tuple[PyTree, ConstrainedState]:
-            moved, after = inner.update(updates, state.inner, params, **extra)
-            return moved, ConstrainedState(after, state.constraint)
+            moved, inside = inner.update(updates, state.inner, params, **extra)
+            return moved, ConstrainedState(inside, state.constraint)
 
         moved, state = when_started(settings, state.constraint.count, act, idle, state)
         count = state.constraint.count + 1
@@ -159,9 +159,9 @@ def _twice(
 ) -> tuple[PyTree, ConstrainedState]:
     """Both projections."""
     old: NullSpaceState = state.constraint
-    where = everything, params, batch, old.count, settings
-    linearised = at_once(everything, lambda: linearise(*where, old.damping, expected_rows(old)))
-    layout = bare_point(*where).layout
+    bare = bare_point(everything, params, batch, old.count, settings, expected_rows(old))
+    linearised = at_once(everything, lambda: linearise(bare, old.damping))
+    layout = bare.layout
     gradient = layout.ravel(updates)
 
     def first() -> tuple[Array, Held | None, Array, Asked]:
@@ -203,14 +203,14 @@ def _in_metric(
 ) -> tuple[PyTree, ConstrainedState]:
     """One projection, in the metric of the optimiser."""
     old: NullSpaceState = state.constraint
-    where = everything, params, batch, old.count, settings
     proposed, inside = inner.update(updates, state.inner, params, **extra)
-    layout = bare_point(*where).layout
+    bare = bare_point(everything, params, batch, old.count, settings, expected_rows(old))
+    layout = bare.layout
     flat = layout.ravel(proposed)
     asked = Asked(everything.norm(updates), jnp.all(jnp.isfinite(layout.ravel(updates))))
 
     def only() -> tuple[Outcome, Held | None, Array]:
-        point = linearise(*where, old.damping, expected_rows(old), inside)
+        point = linearise(bare, old.damping, inside)
         wanted, _, held = project_update(point, flat, old.of_update)
         violation = point.violation(point.theta, point.residuals)
         return finish(point, wanted, held, old, asked), without_value(held), violation
@@ -236,11 +236,11 @@ def _kept(
 
 
 def _result(
-    outcome: Outcome, layout: Movable, proposed: PyTree, inside: PyTree, after: NullSpaceState
+    outcome: Outcome, layout: Movable, proposed: PyTree, inside: PyTree, new: NullSpaceState
 ) -> tuple[PyTree, ConstrainedState]:
     """Update and state; the update is zero where the step was not taken."""
     moved = unless(outcome.skipped, layout.insert(proposed, outcome.update), None)
-    return moved, ConstrainedState(inside, after)
+    return moved, ConstrainedState(inside, new)
 
 
 def _refuse_projections(state: PyTree) -> None:

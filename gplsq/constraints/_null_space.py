@@ -142,12 +142,13 @@ def null_space(
         everything = movable(params, updates)
 
         def act(state: NullSpaceState) -> tuple[PyTree, NullSpaceState]:
-            where = everything, params, constraint_batch, state.count, settings
-            layout = bare_point(*where).layout
+            expected = expected_rows(state)
+            bare = bare_point(everything, params, constraint_batch, state.count, settings, expected)
+            layout = bare.layout
             flat = layout.ravel(updates)
 
             def step() -> tuple[Outcome, Held | None, Array]:
-                point = linearise(*where, state.damping, expected_rows(state))
+                point = linearise(bare, state.damping)
                 moved, along, held = project_update(point, flat, state.of_update)
                 size = everything.norm(layout.insert(updates, along))
                 asked = Asked(everything.norm(updates), jnp.all(jnp.isfinite(flat)))

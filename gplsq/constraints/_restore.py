@@ -133,7 +133,7 @@ def _restore(
 
     def at(theta: Array) -> Point:
         moved = layout.insert(params, theta)
-        point = linearise(everything, moved, batch, last, settings, jnp.zeros(()), None)
+        point = linearise(bare_point(everything, moved, batch, last, settings), jnp.zeros(()))
         return point._replace(pinned=fixed.pinned, pull=fixed.pull)
 
     def violation_at(theta: Array) -> Array:

@@ -138,29 +138,16 @@ def bare_point(
     )  # fmt: skip
 
 
-def linearise(
-    everything: Movable,
-    params: PyTree,
-    batch: PyTree,
-    step: Array,
-    settings: Settings,
-    damping: Array,
-    expected: int | None,
-    optimizer_state: PyTree = None,
-) -> Point:
-    """Residuals and Jacobian at `params`, by one linearisation.
+def linearise(point: Point, damping: Array, optimizer_state: PyTree = None) -> Point:
+    """A `bare_point` with residuals and Jacobian, by one linearisation.
 
     With an `optimizer_state` in the metric of Adam's preconditioner that it holds.
     """
-    point = bare_point(everything, params, batch, step, settings, expected)
+    settings, params, batch, step = point.settings, point.params, point.batch, point.step
     layout, rows, dtype = point.layout, point.rows, point.layout.dtype
-    if (
-        settings.undamped
-        and rows.size > everything.size
-        and not rows.any_inequality
-        and settings.warn
-    ):
-        warn_of_rows(rows.size, everything.size)
+    size = layout.size + point.outside
+    if settings.undamped and rows.size > size and not rows.any_inequality and settings.warn:
+        warn_of_rows(rows.size, size)
     if rows.size == 0:
         return point._replace(residuals=jnp.zeros(0, dtype))
 
