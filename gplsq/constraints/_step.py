@@ -58,13 +58,14 @@ class Point(NamedTuple):
 
     def evaluate(self, theta: Float[Array, " n"]) -> Float[Array, " p"]:
         """Residuals elsewhere; parameters are rounded as they will be."""
-        params = self.layout.insert(self.params, theta)
-        dtype = self.layout.dtype
-        return flat_residuals(self.settings.constraint, params, self.batch, self.step, dtype)
+        return self.residuals_of(self.layout.insert(self.params, theta))
 
     def evaluate_after(self, update: Float[Array, " n"]) -> Float[Array, " p"]:
         """Residuals one step further."""
-        params = self.layout.shift(self.params, update)
+        return self.residuals_of(self.layout.shift(self.params, update))
+
+    def residuals_of(self, params: PyTree) -> Float[Array, " p"]:
+        """Residuals of other parameters."""
         dtype = self.layout.dtype
         return flat_residuals(self.settings.constraint, params, self.batch, self.step, dtype)
 
@@ -143,7 +144,7 @@ def linearise(point: Point, damping: Array, optimizer_state: PyTree = None) -> P
 
     With an `optimizer_state` in the metric of Adam's preconditioner that it holds.
     """
-    settings, params, batch, step = point.settings, point.params, point.batch, point.step
+    settings, step = point.settings, point.step
     layout, rows, dtype = point.layout, point.rows, point.layout.dtype
     size = layout.size + point.outside
     if settings.undamped and rows.size > size and not rows.any_inequality and settings.warn:
@@ -152,11 +153,10 @@ def linearise(point: Point, damping: Array, optimizer_state: PyTree = None) -> P
         return point._replace(residuals=jnp.zeros(0, dtype))
 
     def of_leaves(leaves: list[Array]) -> Array:
-        moved = layout.replace(params, leaves)
-        return flat_residuals(settings.constraint, moved, batch, step, dtype)
+        return point.residuals_of(layout.replace(point.params, leaves))
 
     # Linear in the leaves themselves: a vector of all of them would be one copy more.
-    leaves = layout.leaves(params)
+    leaves = layout.leaves(point.params)
     residuals, derivative = jax.linearize(of_leaves, leaves)
 
     def of_vector(flat: Array) -> Array:
