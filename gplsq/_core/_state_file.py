@@ -167,6 +167,9 @@ def _unpacked(node: dict[str, Any], like: Any) -> Any:
     if wanted == "not stored":
         return like
     if wanted in _PYTHON:
+        if wanted != "float" and type(value) is not _PYTHON[wanted]:
+            msg = f"the leaf {node['name']!r} is said to be of type {wanted}, and is {value!r}."
+            raise LoadError(msg)
         return _PYTHON[wanted](value)
     _check_shape(node["name"], tuple(node["shape"]), like.shape)
     dtype = np.dtype(like.dtype)

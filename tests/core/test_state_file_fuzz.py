@@ -209,9 +209,12 @@ def test_an_archive_mutated_under_the_right_checksum_is_refused(whole, path):
     [
         ({"name": "", "kind": "float", "value": 10**400}, 0.5),
         ({"name": "", "kind": "int", "value": float("inf")}, 1),
+        ({"name": "", "kind": "int", "value": 2.7}, 1),
+        ({"name": "", "kind": "bool", "value": "False"}, True),
+        ({"name": "", "kind": "str", "value": 3}, "a"),
         (np.zeros(30), 1),
     ],
-    ids=["float", "int", "array"],
+    ids=["float", "int", "fraction", "bool", "text", "array"],
 )
 def test_what_is_no_leaf_is_refused(path, leaf, like):
     write_saved(path, "state", [leaf])
