@@ -106,30 +106,38 @@ def read_archive(
                 raise ValueError(msg)
             manifest = json.loads(archive.read(_MANIFEST), parse_constant=_refuse_constant)
         except _UNREADABLE as error:
-            raise _unreadable(path, kind, error) from error
+            _raise_if_of_the_disk(error)
+            msg = f"{path} is no {kind} that this gplsq can read: {error}."
+            raise LoadError(msg) from error
 
         def array(name: str) -> np.ndarray:
             try:
                 with archive.open(f"{name}.npy") as member:
                     return _array(member, infos[f"{name}.npy"].file_size)
             except (RuntimeError, OSError) as error:  # what else is wrong is said by who asks
-                raise _unreadable(path, kind, error) from error
+                _raise_if_of_the_disk(error)
+                msg = f"{path} is no {kind} that this gplsq can read: {error}."
+                raise LoadError(msg) from error
 
         yield manifest, array
 
 
 # What zipfile and json raise for what is no archive of ours; RuntimeError for an encrypted one.
 _UNREADABLE = (
-    *(ValueError, KeyError, RecursionError, EOFError, RuntimeError, OSError),
+    ValueError,
+    KeyError,
+    RecursionError,
+    EOFError,
+    RuntimeError,
+    OSError,
     zipfile.BadZipFile,
 )
 
 
-def _unreadable(path: str, kind: str, error: BaseException) -> BaseException:
-    """A `LoadError`, or the error itself where it is the disk's."""
-    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a position before the file
-        return error
-    return LoadError(f"{path} is no {kind} that this gplsq can read: {error}.")
+def _raise_if_of_the_disk(error: BaseException) -> None:
+    """Hand on what is no fault of the file; EINVAL is a position before its beginning."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        raise error
 
 
 def _array(member: IO[bytes], size: int) -> np.ndarray:

@@ -231,9 +231,9 @@ def finish(
     settings, dtype = point.settings, update.dtype
     wanted_finite = jnp.all(jnp.isfinite(update))
     before = point.violation(point.theta, point.residuals)
-    solved = [] if held is None else [held.step.status]
+    solved = before if held is None else held.step.status
     moved, left_over, taken, steps, status, halvings = after(
-        point.layout, jnp.array([0, *solved]), lambda: backtrack(point, update, before)
+        point.layout, solved, lambda: backtrack(point, update, before)
     )
     held_all = [h for h in (held, gradient) if h is not None]
     for one in held_all:

@@ -7,13 +7,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import check_count, like_columns, matmul, savable, stop_gradient
+from gplsq._core import (
+    check_count,
+    column_norm,
+    like_columns,
+    matmul,
+    savable,
+    stop_gradient,
+)
 from gplsq.gp import choose_solver
 from gplsq.kernels import AbstractKernel, noisy_gram
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import leave_one_out, lstsq
 from gplsq.tuning._losses import score
 from gplsq.tuning._objectives import AbstractObjective
+
+# Of its right-hand side; what is left enters squared.
+_MOST_LEFT = 0.1
 
 
 @savable
@@ -88,8 +98,9 @@ class LeaveOneOut(AbstractObjective):
         """Targets of some rows, their residuals and their variances.
 
         With `S c = y` and `S w_i = e_i` solved to a tolerance, residuals are those of the
-        corrected numbers `c_i + w_i^T (y - S c)` and `2 w_ii - w_i^T S w_i`: their errors are of
-        second order in those of the solves, and the derivatives of S in them are all there are.
+        corrected numbers `c_i + w_i^T (y - S c)` and `w_ii + w_i^T (e_i - S w_i)`: their errors are
+        of second order in those of the solves, and the derivatives of S in them are all there are.
+        NaN where a solve left more than a tenth of its right-hand side.
         """
         n = X.shape[0]
         s = min(self.num_rows, n)
@@ -99,9 +110,10 @@ class LeaveOneOut(AbstractObjective):
         columns = y.reshape(n, -1)
         p = columns.shape[1]
         units = jnp.zeros((n, s), X.dtype).at[rows, jnp.arange(s)].set(1)
+        block = jnp.concatenate([columns, units], axis=1)
         solution = lstsq(
             stop_gradient(operator),
-            stop_gradient(jnp.concatenate([columns, units], axis=1)),
+            stop_gradient(block),
             damp=jnp.sqrt(stop_gradient(noise_variance)),
             solver=plan.solver,
             preconditioner=plan.preconditioner,
@@ -109,9 +121,11 @@ class LeaveOneOut(AbstractObjective):
         )
         solved = stop_gradient(solution.value)
         c, W = solved[:, :p], solved[:, p:]
-        product = operator.mv(solved) + noise_variance * solved
-        c = c[rows] + matmul(W.T, columns - product[:, :p])
-        D = 2 * W[rows, jnp.arange(s)] - jnp.sum(W * product[:, p:], axis=0)
+        left = block - operator.mv(solved) - noise_variance * solved
+        failed = column_norm(left) > _MOST_LEFT * column_norm(block)
+        left = jnp.where(failed, jnp.nan, left)
+        c = c[rows] + matmul(W.T, left[:, :p])
+        D = W[rows, jnp.arange(s)] + jnp.sum(W * left[:, p:], axis=0)
         c = c.reshape((s, *y.shape[1:]))
         return y[rows], c / like_columns(D, c), 1 / D
 

@@ -1,11 +1,14 @@
 """Leave-one-out loss from some of the rows: against the closed form, and its standard error."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gplsq import kernels
+import gplsq.tuning._leave_one_out as module
+from gplsq import LSMR, kernels
 from gplsq.tuning import LeaveOneOut, Level, crps, mse, nlpd, tune
 
 LOSSES = {"mse": mse, "nlpd": nlpd, "crps": crps}
@@ -74,6 +77,17 @@ def test_the_standard_error_is_the_spread_over_draws(loss, data, x64):
     assert 0.8 < np.sqrt(np.mean(errors**2)) / values.std() < 1.2
 
 
+def test_a_solve_that_failed_is_no_number(data, monkeypatch):
+    """Not a loss of what it had by then."""
+    X, y = (jnp.asarray(part, jnp.float32) for part in data)
+    short = SimpleNamespace(solver=LSMR(max_steps=1), preconditioner=None)
+    monkeypatch.setattr(module, "choose_solver", lambda *args, **settings: short)
+    theta, key = jnp.asarray(THETA, jnp.float32), jax.random.key(0)
+    sampled = LeaveOneOut(direct_rows=0, num_rows=20)
+    assert np.isnan(_value(sampled, "mse", X, y, key)(theta))
+    assert np.all(np.isnan(sampled.estimate(*_model(theta), X, y, key, mse)))
+
+
 def test_no_square_matrix_is_made(data):
     """What XLA sets aside grows with n and the rows drawn, not with n^2."""
     n = 20_000
@@ -85,7 +99,9 @@ def test_no_square_matrix_is_made(data):
 
     theta = jnp.asarray(THETA, jnp.float32)
     memory = jax.jit(jax.grad(value)).lower(theta, X, y).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < n**2 * 4 / 4
+    # 17 columns of a solve, and tiles: K alone has 1,600 MB.
+    print(memory.temp_size_in_bytes)
+    assert memory.temp_size_in_bytes < n**2 * 4 / 16
 
 
 def test_a_tuner_runs_on_it(data):
