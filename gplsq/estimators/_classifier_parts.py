@@ -59,8 +59,8 @@ def encode_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         msg = (
-            f"y holds one class only, {classes[0]!r}; a classifier needs rows of at least two "
-            "classes."
+            f"y holds one class only, {classes.tolist()[0]!r}; a classifier needs rows of at least "
+            "two classes."
         )
         raise ValueError(msg)
     return classes, codes.astype(np.int32)

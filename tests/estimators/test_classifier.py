@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn
+import sklearn.metrics
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -202,13 +203,23 @@ def test_weights_are_routed_and_bad_ones_named(rng) -> None:
             GPClassifier(**QUICK).fit(X, codes, sample_weight=bad)
 
 
+def test_labels_that_were_not_in_the_fit_count_as_wrong() -> None:
+    model = GPClassifier(4.0 * RBF(np.ones(2)), objective=None, random_state=0).fit(X0, Y0)
+    right = model.predict(X0) == Y0
+    assert right.any()
+    mixed = np.where(np.arange(10) < 5, 7, Y0)
+    assert model.score(X0, mixed) == np.mean(right & (mixed == Y0))
+    with pytest.raises(ValueError, match=r"values .*7.* not belonging to the passed labels"):
+        sklearn.metrics.log_loss(mixed, model.predict_proba(X0), labels=model.classes_)
+
+
 X0, Y0 = np.arange(20.0).reshape(10, 2), np.array([0, 1] * 5)
 
 
 @pytest.mark.parametrize(
     ("X", "y", "parameters", "words"),
     [
-        (X0, np.zeros(10), {}, "one class only"),
+        (X0, np.zeros(10), {}, "one class only, 0.0; a classifier"),
         (X0, np.linspace(0, 1, 10), {}, "Unknown label type"),
         (np.where(X0 == 3, np.nan, X0), Y0, {}, "NaN"),
         (csr_array(X0), Y0, {}, "[Ss]parse"),

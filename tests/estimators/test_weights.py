@@ -204,6 +204,10 @@ def test_large_weights_take_no_more_memory(table, tuned):
         ({"sample_weight": np.full(N, np.nan)}, "sample_weight must be finite"),
         ({"sample_weight": np.zeros(N)}, "sample_weight is zero for all rows"),
         ({"sample_weight": np.array(["a"] * N)}, "sample_weight must hold one number"),
+        (
+            {"noise_variance": np.ones(N - 1)},
+            "noise_variance must hold one number for each of the 40",
+        ),
         ({"noise_variance": np.zeros(N)}, "noise_variance must be finite and positive"),
         ({"noise_variance": np.ones((N, 2))}, "noise_variance must hold one number"),
         ({"noise_variance": 0.1}, "noise_variance must hold one number"),
