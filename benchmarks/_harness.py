@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+_BEGAN = "GPLSQ_BENCHMARK_BEGAN"  # variable of the environment: when the process was started
 _CONTENTS = {
     "uci": "uci/NAME/data.csv.gz and test_mask.csv.gz, as in github.com/treforevans/uci_datasets",
     "mnist": "mnist/t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz",
@@ -58,17 +59,27 @@ def environment() -> str:
 def in_own_process(*command: str, env: dict[str, str] | None = None) -> dict:
     """Run a Python script that prints one JSON record last.
 
-    Adds `seconds`, from the start of Python to its end, and what it wrote to `stderr`.
+    Adds `seconds`, from the start of Python to its end unless the record has them
+    (`seconds_so_far`), and what it wrote to `stderr`.
     """
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=False, env=env
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=(os.environ if env is None else env) | {_BEGAN: str(time.time())},
     )
     seconds = time.perf_counter() - began
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed\n{done.stderr}")
     record = json.loads(done.stdout.splitlines()[-1])
     return {"seconds": seconds, "stderr": done.stderr.strip()} | record
+
+
+def seconds_so_far() -> float:
+    """Seconds since `in_own_process` started the Python of this process."""
+    return time.time() - float(os.environ[_BEGAN])
 
 
 def peak_megabytes() -> int:

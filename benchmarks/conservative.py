@@ -38,7 +38,7 @@ def main() -> None:
             if name == "digits":
                 runs.append(digits.compare(seed, 3000))
             else:
-                runs.append(plane.compare(plane.DENSITIES[name], seed, 1600))
+                runs.append(plane.compare(name, seed, 1600))
             print(f"{name}: seed {seed} of {options.seeds} done", flush=True)
         first = next(iter(runs[0]))
         for way in runs[0]:

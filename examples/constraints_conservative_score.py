@@ -41,6 +41,9 @@ def moons(key, num):
 
 
 DENSITIES = {"ring": ring, "moons": moons}
+# A net this small fits the moons worse the more symmetric it is: there the residuals may have a
+# root mean square of 2.5e-3.
+SETTINGS = {"ring": {}, "moons": {"damp": "adaptive", "tolerance": 2.5e-3}}
 
 
 def denoising_loss(field, key, density, num):
@@ -87,15 +90,16 @@ def train(optimizer, density, seed, steps, with_constraint):
     return eqx.combine(params, static)
 
 
-def compare(density, seed, steps):
+def compare(name, seed, steps):
     """Fields and figures of both ways, at points that were not seen in training."""
+    density = DENSITIES[name]
     template = eqx.nn.MLP(2, 2, 48, 2, jax.nn.softplus, key=jax.random.key(0))
     static = eqx.partition(template, eqx.is_inexact_array)[1]
     adam = optax.adam(optax.cosine_decay_schedule(5e-3, steps))
     symmetric = Conservative(lambda params, x: eqx.combine(params, static)(x))
     optimizers = {
         "unconstrained": optax.with_extra_args_support(adam),
-        "conservative": constrained(adam, symmetric),
+        "conservative": constrained(adam, symmetric, **SETTINGS[name]),
     }
     unseen = density(jax.random.key(7), 1000)
     unseen = unseen + NOISE * jax.random.normal(jax.random.key(8), unseen.shape)
@@ -137,7 +141,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--quick", action="store_true", help="200 steps")
     options = parser.parse_args()
-    found = compare(DENSITIES[options.density], 0, 200 if options.quick else options.steps)
+    found = compare(options.density, 0, 200 if options.quick else options.steps)
     print(f"{'':>14s}  asymmetry of the Jacobian  held-out loss")
     for way, line in found.items():
         print(f"{way:>14s}  {line['asymmetry']:25.1e}  {line['loss']:13.4f}")

@@ -1,10 +1,12 @@
 """Shared set-up: the x64 mode of a run, seeded randomness, and dtypes worth testing."""
 
 import atexit
+import functools
 import gc
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 # Tests compile a thousand small programs and run each once: compile them with little optimisation.
 # Set before JAX starts; a user's own flags win.
@@ -48,6 +50,21 @@ def _forget_compiled_programs():
 
 def pytest_report_header() -> str:
     return f"jax {jax.__version__}, x64 {'on' if jax.config.jax_enable_x64 else 'off'}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the zoo, the fuzzers and the properties of random cases tried."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [text for report in reports for name, text in report.user_properties if name == "tried"]
+    if lines:
+        terminalreporter.section("tried")
+        terminalreporter.write_line("\n".join(sorted(lines)))
+
+
+@pytest.fixture
+def tried(record_property: Callable) -> Callable[[str], None]:
+    """Takes a line for the end of the run that says how many cases a test tried."""
+    return functools.partial(record_property, "tried")
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def sealed(content):
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_mutated_file_is_refused_unless_its_bytes_are_the_same(whole, path, change):
+def test_a_mutated_file_is_refused_unless_its_bytes_are_the_same(whole, path, change, tried):
     rng = np.random.default_rng([2025, CHANGES.index(change)])
     refused = 0
     for _ in range(MUTATIONS // len(CHANGES)):
@@ -130,6 +130,7 @@ def test_a_mutated_file_is_refused_unless_its_bytes_are_the_same(whole, path, ch
             assert content == whole
             assert_same(found, bits)
     assert refused > MUTATIONS // len(CHANGES) // 2
+    tried(f"{MUTATIONS // len(CHANGES)} state files mutated ({change.__name__}): {refused} refused")
 
 
 def repacked(whole, change):

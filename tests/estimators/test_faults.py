@@ -1,4 +1,4 @@
-"""Mutated files, full disks, threads, and memory over many calls. Counts are printed with `-s`."""
+"""Mutated files, full disks, threads, and memory over many calls."""
 
 import errno
 import gc
@@ -149,7 +149,7 @@ _TRAILER = len(_archive._comment("model")) + 64
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_thousand_mutated_files_give_a_model_or_a_load_error(
-    model, classifier, tmp_path, watched
+    model, classifier, tmp_path, watched, tried
 ):
     rng = np.random.default_rng(2024)
     originals = []
@@ -173,7 +173,7 @@ def test_a_thousand_mutated_files_give_a_model_or_a_load_error(
     assert refused + loaded == MUTATIONS
     # Numbers may be changed to other numbers under a right checksum.
     assert refused > MUTATIONS / 2
-    print(f"{MUTATIONS} mutated files: {refused} refused, {loaded} whole models, no other outcome")
+    tried(f"{MUTATIONS:,} model files mutated: {refused} refused, {loaded} whole, none else")
 
 
 @pytest.mark.parametrize("where", ["fsync", "write"])
@@ -234,7 +234,7 @@ def resident():
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
-def test_ten_thousand_predictions_leak_no_memory(model):
+def test_ten_thousand_predictions_leak_no_memory(model, tried):
     gp, X = model
     Z = X[:8]
     for _ in range(500):
@@ -248,4 +248,4 @@ def test_ten_thousand_predictions_leak_no_memory(model):
     assert len(jax.live_arrays()) <= arrays
     # One array of JAX a call would be over 5 MB.
     assert grown < 2 * 2**20, f"{grown / 2**20:.1f} MiB more after {PREDICTIONS} calls"
-    print(f"{PREDICTIONS} predictions: {grown / 2**20:.2f} MiB more")
+    tried(f"{PREDICTIONS:,} calls of predict: {grown / 2**20:.2f} MiB more")

@@ -45,10 +45,10 @@ def cases(count: int) -> Callable:
     return decorate
 
 
-def check_counts(file: str) -> None:
+def check_counts(file: str) -> str:
     """Every property of a file that ran was tried on as many cases as planned; says how many."""
     for name, count in tried[file].items():
         expected = planned[file][name] * (LONGER if LONG else 1)
         assert count >= expected, f"{name}: {count} of {expected} cases"
     total = sum(tried[file].values())
-    print(f"{file}: {total} cases of {len(tried[file])} properties, none failed")
+    return f"{file}: {total:,} cases of {len(tried[file])} properties, none failed"

@@ -27,9 +27,14 @@ def constants_of(path: str, monkeypatch: pytest.MonkeyPatch):
     return importlib.import_module(file.stem)
 
 
-@pytest.mark.parametrize("what", ["kernel", "lstsq", "estimator"])
-def test_the_page_has_the_number_of_random_cases(what):
-    file = f"test_{what}_properties"
+def counted_files() -> list[str]:
+    """The other files of this folder that count their cases."""
+    files = sorted({*pathlib.Path(__file__).parent.glob("test_*.py")} - {pathlib.Path(__file__)})
+    return [file.stem for file in files if "check_counts(__name__)" in file.read_text()]
+
+
+@pytest.mark.parametrize("file", counted_files())
+def test_the_page_has_the_number_of_random_cases(file):
     importlib.import_module(file)
     row = rf"\| `tests/properties/{file}.py` \|[^|]*\| {len(planned[file])} \| # \|"
     assert number(row) == sum(planned[file].values())
@@ -40,6 +45,8 @@ def test_the_page_has_the_number_of_random_cases(what):
 def test_the_page_has_the_numbers_of_faults(monkeypatch):
     faults = constants_of("estimators/test_faults.py", monkeypatch)
     assert number(r"\*\*# mutated files\*\*") == faults.MUTATIONS
+    states = constants_of("core/test_state_file_fuzz.py", monkeypatch)
+    assert number(r"\*\*# of them") == states.MUTATIONS
     assert number(r"\*\*# threads\*\*") == faults.THREADS
     assert number(r"\*\*# calls\*\* of `predict`") == faults.PREDICTIONS
 

@@ -182,5 +182,5 @@ def test_a_classifier_is_the_same_again_and_after_saving(seed, dtype):
     np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
 
 
-def test_every_property_was_tried_on_the_cases_planned():
-    check_counts(__name__)
+def test_every_property_was_tried_on_the_cases_planned(tried):
+    tried(check_counts(__name__))

@@ -243,8 +243,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_step(data, path, files, mo
 
 
 @pytest.mark.parametrize("kind", ["tuning", "constrained"])
-def test_killed_processes_lose_nothing(path, tmp_path, kind):
-    """SIGKILL at random times; the number of kills is printed with `-s`."""
+def test_killed_processes_lose_nothing(path, tmp_path, kind, tried):
+    """SIGKILL at random times."""
     rng = np.random.default_rng(None if LONG else 0)
     kills, done = KILLS_LONG if LONG else KILLS, tmp_path / "result"
     script = pathlib.Path(__file__).parent / "resumed.py"
@@ -274,7 +274,7 @@ def test_killed_processes_lose_nothing(path, tmp_path, kind):
     left = sorted(name for name in os.listdir(tmp_path) if not name.endswith(".part"))
     assert left == ["result", "run"]
     assert kind == "constrained" or len(os.listdir(tmp_path)) == 2
-    print(f"{kind}: {landed} processes killed, none lost a step")
+    tried(f"{landed} processes killed ({kind}): none lost a step")
 
 
 def interrupt_at(monkeypatch, step):
