@@ -9,7 +9,14 @@ from gplsq.estimators._targets import is_constant
 from gplsq.gp import as_pairs
 from gplsq.kernels import AbstractKernel, Weighted
 from gplsq.operators import RowTable
-from gplsq.tuning import History, TuningInterrupted, TuningResult, default_kernel, tune
+from gplsq.tuning import (
+    History,
+    TuningInterrupted,
+    TuningResult,
+    choose_objective,
+    default_kernel,
+    tune,
+)
 
 # Rows that a table larger than memory is tuned on: levels draw up to 2500 of them for each step.
 _TUNING_ROWS = 50_000
@@ -84,7 +91,7 @@ def tune_or_keep(
         Weighted(kernel) if weighted else kernel,
         X,
         y,
-        objective=model.objective,
+        objective=choose_objective(model.objective, X.shape[0], model.mesh),
         loss=model.loss,
         noise_variance=noise_variance,
         optimizer=model.optimizer,

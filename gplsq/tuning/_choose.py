@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from jax.sharding import Mesh
+
 from gplsq.tuning._holdout import Holdout
 from gplsq.tuning._leave_one_out import LeaveOneOut
 from gplsq.tuning._objectives import AbstractObjective
@@ -10,8 +12,10 @@ from gplsq.tuning._objectives import AbstractObjective
 _LEAVE_ONE_OUT_ROWS = 2000
 
 
-def choose_objective(objective: Any, n: int) -> AbstractObjective:
+def choose_objective(objective: Any, n: int, mesh: Mesh | None = None) -> AbstractObjective:
     """The objective for n rows: leave-one-out up to 2000 rows, repeated hold-out beyond.
+
+    Devices of a mesh share what hold-out can share.
 
     Raises
     ------
@@ -21,7 +25,7 @@ def choose_objective(objective: Any, n: int) -> AbstractObjective:
     if isinstance(objective, AbstractObjective):
         return objective
     if objective == "auto":
-        return LeaveOneOut() if n <= _LEAVE_ONE_OUT_ROWS else Holdout()
+        return LeaveOneOut() if n <= _LEAVE_ONE_OUT_ROWS else Holdout(mesh=mesh)
     msg = (
         f'objective must be "auto" or an objective such as gplsq.tuning.Holdout(); got '
         f"{objective!r}."

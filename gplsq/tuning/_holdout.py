@@ -5,12 +5,27 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from gplsq._core import check_choice, check_count, matmul, savable, stop_gradient
+from gplsq._core import (
+    check_choice,
+    check_count,
+    check_mesh,
+    matmul,
+    savable,
+    stop_gradient,
+)
 from gplsq.gp import choose_solver
-from gplsq.operators import Dense, Inducing, cross_product
+from gplsq.operators import Dense, Inducing, ShardedDamping, cross_product
 from gplsq.operators import Kernel as KernelOperator
-from gplsq.solvers import LSMR, AbstractLeastSquares, lstsq, root_of_rows, triangular_inverse
+from gplsq.solvers import (
+    LSMR,
+    AbstractLeastSquares,
+    Direct,
+    lstsq,
+    root_of_rows,
+    triangular_inverse,
+)
 from gplsq.tuning._checks import check_fraction
 from gplsq.tuning._losses import mse, score
 from gplsq.tuning._objectives import AbstractObjective
@@ -19,7 +34,13 @@ from gplsq.tuning._objectives import AbstractObjective
 _INDUCING_RTOL, _INDUCING_STEPS = 1e-3, 30
 
 
-@savable
+def _packed(objective: "Holdout") -> dict[str, Any]:
+    """What a file has: the devices are those of one machine."""
+    names = ("fraction", "fresh", "solver", "inducing")
+    return {name: getattr(objective, name) for name in names}
+
+
+@savable(pack=_packed, unpack=lambda values: Holdout(**values))
 class Holdout(AbstractObjective):
     """A random part of the rows predicted from the rest.
 
@@ -36,6 +57,9 @@ class Holdout(AbstractObjective):
     inducing
         Fit levels of at least so many rows times 8 by a model of so many inducing points, rows
         of the fit: what is tuned is then the model that will be used. `None` never does.
+    mesh
+        A `jax.sharding.Mesh` whose devices share the rows of the fit, and its gradient, where the
+        solver is LSMR or there are inducing points. A Cholesky factor each makes for itself.
 
     Notes
     -----
@@ -47,6 +71,7 @@ class Holdout(AbstractObjective):
     fresh: bool = eqx.field(default=True, static=True)
     solver: Any = "auto"
     inducing: int | None = eqx.field(default=None, static=True)
+    mesh: Mesh | None = eqx.field(default=None, static=True, converter=check_mesh)
 
     def __check_init__(self):
         if self.inducing is not None:
@@ -64,11 +89,13 @@ class Holdout(AbstractObjective):
             X, y = X[order], y[order]
         X_fit, y_fit, X_held, y_held = X[:-held], y[:-held], X[-held:], y[-held:]
         if self.inducing is not None and n >= 8 * self.inducing:
-            m = self.inducing
-            mean, latent = _by_inducing(kernel, noise_variance, X_fit, y_fit, X_held, m, loss)
+            spread = jnp.linspace(0, n - held - 1, self.inducing).astype(jnp.int32)
+            operator = Inducing(kernel, X_fit, X_fit[spread], mesh=self.mesh)
+            mean, latent = _by_inducing(operator, noise_variance, y_fit, X_held, loss)
             return score(loss, y_held, mean, latent + noise_variance)
         plan = choose_solver(X_fit.shape[0], X.dtype, self.solver, rtol=1e-3)
-        operator = KernelOperator(kernel, X_fit, "dense")
+        mesh = None if isinstance(plan.solver, Direct) else self.mesh
+        operator = KernelOperator(kernel, X_fit, "dense", mesh=mesh)
         damp = jnp.sqrt(noise_variance)
         settings = {"damp": damp, "solver": plan.solver, "throw": False}
         if loss is mse:
@@ -93,25 +120,25 @@ class Holdout(AbstractObjective):
         return self.fresh
 
 
-def _by_inducing(kernel, noise_variance, X, y, X_held, num, loss):
+def _by_inducing(operator, noise_variance, y, X_held, loss):
     """Mean and latent variance of held-out rows, given inducing points at rows in between."""
-    spread = jnp.linspace(0, X.shape[0] - 1, num).astype(jnp.int32)
-    operator = Inducing(kernel, X, X[spread])
-    everything = jnp.arange(X.shape[0], dtype=jnp.int32)
-    inverse = triangular_inverse(root_of_rows(operator, everything, jnp.sqrt(noise_variance)))
-    solver = LSMR(rtol=_INDUCING_RTOL, max_steps=_INDUCING_STEPS)
-    solution = lstsq(
-        operator,
-        y,
-        damp=jnp.sqrt(noise_variance),
-        solver=solver,
-        preconditioner=Dense(stop_gradient(inverse)),
-        throw=False,
-    )
+    everything = jnp.arange(operator.shape[0], dtype=jnp.int32)
+    damp = jnp.sqrt(noise_variance)
+    inverse = triangular_inverse(root_of_rows(operator, everything, damp))
+    settings = {
+        "solver": LSMR(rtol=_INDUCING_RTOL, max_steps=_INDUCING_STEPS),
+        "preconditioner": Dense(stop_gradient(inverse)),
+        "throw": False,
+    }
+    if operator.mesh is None:
+        value = lstsq(operator, y, damp=damp, **settings).value
+    else:
+        system = ShardedDamping(operator, damp, operator.mesh)
+        value = lstsq(system, system.right_hand_side(y), **settings).value
     features = operator.features(X_held)
-    mean = matmul(features, solution.value)
+    mean = matmul(features, value)
     if loss is mse:
         return mean, jnp.zeros_like(mean[:, 0] if mean.ndim == 2 else mean)
     known = jnp.sum(features**2, axis=1)
     left = noise_variance * jnp.sum(matmul(features, inverse) ** 2, axis=1)
-    return mean, jnp.maximum(kernel.diagonal(X_held) - known + left, 0)
+    return mean, jnp.maximum(operator.basis.kernel.diagonal(X_held) - known + left, 0)

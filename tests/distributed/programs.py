@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from gplsq.gp import condition
 from gplsq.kernels import RBF, Matern32
 from gplsq.operators import Dense, Features, Inducing, Kernel, RowTable, ShardedDamping
 from gplsq.solvers import LSMR, RandomlyPivotedCholesky, root_of_rows
+from gplsq.tuning import Holdout, mse, nlpd, tune
 
 jax.config.update("jax_enable_x64", os.environ.get("GPLSQ_X64", "1") == "1")
 X64 = jax.config.jax_enable_x64
@@ -181,6 +183,39 @@ def communication() -> dict:
             solve, operator, target, jnp.eye(24, dtype=DTYPE)
         )
     return out
+
+
+def tuning() -> dict:
+    """Held-out losses, their gradients, and the end of tuning, of eight devices against one."""
+    kernel, key = parameters_for_gradient(), jax.random.key(1)
+    out = {}
+    for name, loss, settings in (
+        ("lsmr", nlpd, {"solver": LSMR(rtol=RTOL)}),
+        ("inducing", mse, {"inducing": 20}),
+    ):
+
+        def value(model, mesh, settings=settings, loss=loss):
+            objective = Holdout(mesh=mesh, **settings)
+            return objective(*model, jnp.asarray(X), jnp.asarray(Y), key, loss)
+
+        gradient = eqx.filter_jit(eqx.filter_value_and_grad(value))
+        pairs = zip(*(jax.tree.leaves(gradient(kernel, m)) for m in (grid(), None)), strict=True)
+        out[f"{name}, gradient"] = max(difference(*pair) for pair in pairs)
+        text = gradient.lower(kernel, grid()).compile().compiled.as_text()
+        out[f"{name}, shared"] = "all-gather" in text or "all-reduce" in text
+    for name, settings in {"lsmr": {"solver": "lsmr"}, "inducing": {"inducing": 20}}.items():
+        ends = [
+            tune(KERNEL, X, Y, objective=Holdout(mesh=mesh, **settings), levels=[(ROWS, 3)])
+            for mesh in (grid(), None)
+        ]
+        numbers = [jax.tree.leaves((end.kernel, end.noise_variance, end.loss)) for end in ends]
+        out[f"{name}, tuned"] = max(difference(*pair) for pair in zip(*numbers, strict=True))
+    return out
+
+
+def parameters_for_gradient() -> tuple:
+    """A kernel and a noise variance as arrays."""
+    return 1.5 * Matern32(jnp.asarray([0.9, 1.2], DTYPE)), jnp.asarray(NOISE, DTYPE)
 
 
 def estimator() -> dict:

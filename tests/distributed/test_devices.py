@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gplsq
 from gplsq import GPRegressor
 from gplsq.gp import condition, plan
 from gplsq.kernels import RBF
 from gplsq.operators import Kernel, ShardedRows
+from gplsq.tuning import Holdout, choose_objective
+from gplsq.tuning._fingerprint import fingerprint
 
 X64 = os.environ.get("GPLSQ_X64", "1") == "1"
 WAYS = ("kept", "tiled", "inducing", "features")
@@ -33,6 +36,27 @@ def test_gradients_are_those_of_one_device(on_eight_devices, way):
     assert set(differences) == {"lengthscale", "noise", "points"}
     for parameter, difference in differences.items():
         assert difference < (1e-7 if X64 else 2e-3), parameter
+
+
+def test_held_out_losses_and_tuning_are_those_of_one_device(on_eight_devices):
+    outcome = dict(on_eight_devices("tuning"))
+    for way in ("lsmr", "inducing"):
+        assert outcome.pop(f"{way}, shared")
+        assert outcome.pop(f"{way}, gradient") < (1e-7 if X64 else 2e-3), way
+        assert outcome.pop(f"{way}, tuned") < (1e-7 if X64 else 2e-3), way
+    assert not outcome
+
+
+def test_hold_out_over_a_mesh_is_saved_without_it_and_resumed_with_another(tmp_path):
+    mesh = jax.make_mesh((1,), ("rows",))
+    objective = Holdout(0.1, solver="lsmr", mesh=mesh)
+    assert choose_objective("auto", 5000, mesh) == Holdout(mesh=mesh)
+    assert fingerprint(objective) == fingerprint(Holdout(0.1, solver="lsmr"))
+    X = np.linspace(0, 1, 20)[:, None]
+    GPRegressor(objective=objective, levels=[(20, 1)]).fit(X, X[:, 0] ** 2).save(tmp_path / "model")
+    assert gplsq.load(tmp_path / "model").objective == Holdout(0.1, solver="lsmr")
+    with pytest.raises(TypeError, match=r"mesh must be a jax\.sharding\.Mesh"):
+        Holdout(mesh=8)
 
 
 @pytest.mark.parametrize("way", ["auto", "inducing"])
