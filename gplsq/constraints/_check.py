@@ -116,7 +116,7 @@ def check_constraint(
     if any(is_traced(leaf) for leaf in jax.tree.leaves(params)):
         msg = "check_constraint looks at numbers and cannot be traced. Call it outside of jax.jit."
         raise TypeError(msg)
-    settings = checked_settings(constraint, 1.0, 0.0, 0, None, 0, solver, False, 0, False)
+    settings = checked_settings(constraint, solver=solver, warm_start=False, warn=False)
     layout = movable(params)
     step = jnp.zeros((), jnp.int32)
     check_boxes(constraint, params, step, layout)

@@ -14,7 +14,7 @@ from gplsq._core import check_choice, describe
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._bounded import Held, without_value
 from gplsq.constraints._lagrangian import lagrangian_optimizer
-from gplsq.constraints._null_space import (
+from gplsq.constraints._outcome import (
     Asked,
     Outcome,
     expected_rows,
@@ -106,9 +106,19 @@ def constrained(
         msg = f"optimizer must be an optax optimiser; got {describe(optimizer)}. Pass optax.adam()."
         raise TypeError(msg)
     settings = checked_settings(
-        constraint, correction_rate, damp, restoration_steps, tolerance, start_step, solver,
-        warm_start, rank_every, warn, inequalities, backtracking_steps,
-    )  # fmt: skip
+        constraint,
+        correction_rate=correction_rate,
+        damp=damp,
+        restoration_steps=restoration_steps,
+        backtracking_steps=backtracking_steps,
+        tolerance=tolerance,
+        start_step=start_step,
+        inequalities=inequalities,
+        solver=solver,
+        warm_start=warm_start,
+        rank_every=rank_every,
+        warn=warn,
+    )
     if method != "null_space":
         return lagrangian_optimizer(
             optimizer, constraint, penalty, 0.0 if method == "penalty" else multiplier_rate
@@ -131,8 +141,8 @@ def constrained(
         everything = movable(params, updates)
 
         def act(state: ConstrainedState) -> tuple[PyTree, ConstrainedState]:
-            once = _in_metric if projection == "metric" else _twice
-            return once(
+            step = _once if projection == "metric" else _twice
+            return step(
                 settings, inner, everything, updates, state, params, constraint_batch, extra
             )
 
@@ -191,7 +201,7 @@ def _twice(
     return _result(outcome, layout, proposed, inside, new)
 
 
-def _in_metric(
+def _once(
     settings: Settings,
     inner: optax.GradientTransformationExtraArgs,
     everything: Movable,

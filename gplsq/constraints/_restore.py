@@ -111,7 +111,7 @@ def restore_feasibility(
 
 
 def _settings(constraint: Any, solver: AbstractLeastSquares | None) -> Settings:
-    return checked_settings(constraint, 1.0, 0.0, 0, None, 0, solver, False, 0, False)
+    return checked_settings(constraint, solver=solver, warm_start=False, warn=False)
 
 
 # A step that no schedule goes beyond.

@@ -21,14 +21,14 @@ class Settings(NamedTuple):
     correction_rate: Rate
     damp: Rate | str
     restoration_steps: Any
+    backtracking_steps: Any
     tolerance: Any
     start_step: Any
+    slack: bool
     solver: AbstractLeastSquares | None
     warm_start: bool
     rank_every: Any
     warn: bool
-    slack: bool
-    backtracking_steps: Any = 0
 
     @property
     def adaptive(self) -> bool:
@@ -58,17 +58,18 @@ class Settings(NamedTuple):
 
 def checked_settings(
     constraint: Any,
-    correction_rate: Any,
-    damp: Any,
-    restoration_steps: Any,
-    tolerance: Any,
-    start_step: Any,
-    solver: Any,
-    warm_start: bool,
-    rank_every: Any,
-    warn: bool,
-    inequalities: str = "active_set",
+    *,
+    correction_rate: Any = 1.0,
+    damp: Any = 0.0,
+    restoration_steps: Any = 0,
     backtracking_steps: Any = 0,
+    tolerance: Any = None,
+    start_step: Any = 0,
+    inequalities: str = "active_set",
+    solver: Any = None,
+    warm_start: bool = True,
+    rank_every: Any = 0,
+    warn: bool = True,
 ) -> Settings:
     """Check what the user passed.
 
@@ -103,18 +104,18 @@ def checked_settings(
     if tolerance is None and not all(isinstance(n, int) and n == 0 for n in counts):
         tolerance = 0.0  # inject_hyperparams makes arrays of numbers
     return Settings(
-        check_constraint_type(constraint),
-        as_rate("correction_rate", correction_rate),
-        damp if isinstance(damp, str) else as_rate("damp", damp),
-        _as_count("restoration_steps", restoration_steps),
-        None if tolerance is None else as_rate("tolerance", tolerance),
-        _as_count("start_step", start_step),
-        solver,
-        warm_start,
-        _as_count("rank_every", rank_every),
-        warn,
-        check_choice("inequalities", inequalities, ("active_set", "slack")) == "slack",
-        _as_count("backtracking_steps", backtracking_steps),
+        constraint=check_constraint_type(constraint),
+        correction_rate=as_rate("correction_rate", correction_rate),
+        damp=damp if isinstance(damp, str) else as_rate("damp", damp),
+        restoration_steps=_as_count("restoration_steps", restoration_steps),
+        backtracking_steps=_as_count("backtracking_steps", backtracking_steps),
+        tolerance=None if tolerance is None else as_rate("tolerance", tolerance),
+        start_step=_as_count("start_step", start_step),
+        slack=check_choice("inequalities", inequalities, ("active_set", "slack")) == "slack",
+        solver=solver,
+        warm_start=warm_start,
+        rank_every=_as_count("rank_every", rank_every),
+        warn=warn,
     )
 
 

@@ -227,7 +227,7 @@ def project_update(
         # What pinned entries do to the residuals is known: it goes to the right-hand side.
         fixed = jnp.where(point.pinned, update, 0)
         target = target + jax.jvp(point.evaluate, (point.theta,), (fixed,))[1]
-    room = _in_metric(point.room(), metric)
+    room = _room_in_metric(point.room(), metric)
     rows, slack = point.rows.inequality, point.settings.slack
     held = hold(point.projection, point.free(moved), target, rows, start, room, slack)
     back = held.step.value if metric is None else held.step.value * metric
@@ -235,7 +235,7 @@ def project_update(
     return update, point.free(update), held
 
 
-def _in_metric(room: Room | None, metric: Array | None) -> Room | None:
+def _room_in_metric(room: Room | None, metric: Array | None) -> Room | None:
     return room if room is None or metric is None else Room(room.low / metric, room.high / metric)
 
 
@@ -264,7 +264,7 @@ def restore(
     def correct(carry):
         update, after, violation, taken, steps, status, _ = carry
         still = jnp.zeros_like(update)
-        room = _in_metric(point.room(update), metric)
+        room = _room_in_metric(point.room(update), metric)
         rows = point.rows.inequality
         held = hold(projection, still, after, rows, room=room, slack=settings.slack)
         back = held.step.value if metric is None else held.step.value * metric

@@ -217,7 +217,7 @@ def _check_model(model: Any) -> None:
         predicted = jax.eval_shape(
             lambda Z: (posterior.mean(Z), posterior.raw_variance(Z, model.variance)), point
         )
-        left_out = [_left_out(part) for part in parts_of(posterior) if part.X.shape[0]]
+        left_out = [_shapes_left_out(part) for part in parts_of(posterior) if part.X.shape[0]]
     shared = isinstance(posterior, Posterior | LowRankPosterior | MeanPosterior)
     expected = [(3, *outputs), (3,) if shared else (3, *outputs)]
     for part in parts_of(posterior):
@@ -264,7 +264,7 @@ def _check_part(posterior: Any, dtype: np.dtype, columns: int) -> None:
         raise LoadError(msg)
 
 
-def _left_out(part: Any) -> Any:
+def _shapes_left_out(part: Any) -> Any:
     """What calibration after an update needs."""
     return jax.eval_shape(part.leave_one_out, jax.ShapeDtypeStruct((3,), jnp.int32))
 

@@ -203,20 +203,20 @@ def _coverage(model: Any) -> str:
 def _formula(kernel: Any, names: list[str]) -> str:
     """The kernel as one would write it."""
     if isinstance(kernel, Scaled):
-        return f"variance * {_factor(kernel.kernel, names)}"
+        return f"variance * {_in_words(kernel.kernel, names)}"
     if isinstance(kernel, Sum):
         return f"{_formula(kernel.left, names)} + {_formula(kernel.right, names)}"
     if isinstance(kernel, Product):
-        return f"{_factor(kernel.left, names)} * {_factor(kernel.right, names)}"
+        return f"{_in_words(kernel.left, names)} * {_in_words(kernel.right, names)}"
     if isinstance(kernel, Coregionalised):
-        return f"{_factor(kernel.kernel, names)} for {kernel.num_outputs} outputs"
+        return f"{_in_words(kernel.kernel, names)} for {kernel.num_outputs} outputs"
     if isinstance(kernel, Columns):
         chosen = [names[i] for i in kernel.columns]
-        return f"{_factor(kernel.kernel, chosen)}.on({', '.join(chosen)})"
+        return f"{_in_words(kernel.kernel, chosen)}.on({', '.join(chosen)})"
     return type(kernel).__name__
 
 
-def _factor(kernel: Any, names: list[str]) -> str:
+def _in_words(kernel: Any, names: list[str]) -> str:
     text = _formula(kernel, names)
     return f"({text})" if isinstance(kernel, Sum) else text
 

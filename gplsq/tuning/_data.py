@@ -7,7 +7,7 @@ import numpy as np
 from gplsq.gp import OutputGroup, check_observed, group_outputs
 
 
-def check_targets(y: np.ndarray, observed: Any) -> tuple[list[OutputGroup], np.ndarray]:
+def as_groups_of_outputs(y: np.ndarray, observed: Any) -> tuple[list[OutputGroup], np.ndarray]:
     """Outputs in groups, and the targets with NaN where they are missing."""
     if y.ndim == 1 and observed is None:
         return [OutputGroup((), np.arange(len(y)))], y

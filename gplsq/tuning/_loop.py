@@ -20,7 +20,7 @@ from gplsq.tuning._checkpoint import Checkpoint, check_checkpoint
 from gplsq.tuning._choose import choose_objective
 from gplsq.tuning._closing import closing_optimizer, closing_start
 from gplsq.tuning._constraints import feasible
-from gplsq.tuning._data import check_groups, check_targets
+from gplsq.tuning._data import as_groups_of_outputs, check_groups
 from gplsq.tuning._levels import Level, check_levels, closing_level, default_levels
 from gplsq.tuning._losses import Pinball, as_loss, crps, mse, nlpd
 from gplsq.tuning._marginal_likelihood import MarginalLikelihood
@@ -165,7 +165,7 @@ def tune(
         raise TypeError(msg)
     given |= {"X": X_host, "y": y_host, "groups": _array(groups), "observed": _array(observed)}
     file = None if checkpoint is None else Checkpoint(checkpoint, {**given, "random_state": rng})
-    parts, y_host = check_targets(y_host, observed)
+    parts, y_host = as_groups_of_outputs(y_host, observed)
     n = max(len(part.rows) for part in parts)
     chosen = choose_objective(objective, n)
     schedule = check_levels(default_levels(n, chosen) if levels is None else levels, n)
