@@ -8,17 +8,18 @@ DOCS_STAMP := $(VENV)/.installed-docs
 LOCK := tests/release/locked.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OTHER := .venv-other
+REGRESSOR := $(wildcard tests/estimators/test_regressor_*.py)
 QUICK := tests/solvers/test_lstsq_api.py tests/operators tests/kernels tests/contracts \
-	tests/estimators/test_regressor.py tests/estimators/test_classifier.py \
-	tests/estimators/test_saving.py tests/estimators/test_sklearn_contract.py \
+	$(REGRESSOR) tests/estimators/test_classifier.py \
+	$(wildcard tests/estimators/test_saving*.py) tests/estimators/test_sklearn_contract.py \
 	tests/tuning/test_loop.py tests/constraints/test_methods.py
 
 # Estimators switch x64 themselves, by the dtype of X: most of their tests run once, with x64 off,
 # as do documents and examples.
 ONE_MODE := tests/docs tests/plotting tests/properties/test_estimator_properties.py \
 	tests/properties/test_table_layouts.py tests/properties/test_low_rank_properties.py \
-	$(filter-out tests/estimators/test_regressor.py tests/estimators/test_bad_input.py, \
-	$(wildcard tests/estimators/test_*.py))
+	$(filter-out $(REGRESSOR) $(addprefix tests/estimators/,test_bad_input.py test_odd_tables.py \
+	test_failed_solves.py),$(wildcard tests/estimators/test_*.py))
 
 .PHONY: demo test lint types site docs bench dist lock lowest newest clean
 

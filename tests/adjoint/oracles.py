@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from gplsq import lstsq
+from gplsq import LSMR, lstsq
 from gplsq.operators import Function
 from gplsq.testing import matrix_with_spectrum
 
@@ -28,6 +28,9 @@ compiled = functools.partial(
 )
 
 SIZES = {"tall": (6, 4), "square": (4, 4), "wide": (4, 6)}
+SOLVER = LSMR(rtol=1e-13)
+POINTS = np.array([[0.3, 0.2, 0.0], [-0.5, -0.4, 0.0]])
+DIRECTIONS = np.eye(3)
 
 
 class Case(NamedTuple):
@@ -89,6 +92,18 @@ def make_data(case: Case, rank: int, damp: np.ndarray) -> Data:
     rhs, rhs_slope = rng.standard_normal(shape), rng.standard_normal(shape)
     damp_slope = rng.uniform(0.3, 0.6, damp.shape)
     return Data(left, left_slope, right, right_slope, rhs, rhs_slope, damp, damp_slope)
+
+
+def dampings(case: Case) -> dict[str, tuple]:
+    """The dampings that share a program, each with its numbers at the two points."""
+    n = SIZES[case.shape][1]
+    if case.damping == "none":
+        return {"0": (np.zeros(()),) * 2}
+    if case.damping == "scalar":
+        return {"scalar": (np.array(0.8), np.array(1.1))}
+    full = np.linspace(0.6, 1.3, 2 * n).reshape(2, n)
+    # The zero moves: its slope is not zero, and the second derivative is not either.
+    return {"vector": tuple(full), "vector with a zero": tuple(full * (np.arange(n) > 0))}
 
 
 def ours(case: Case, solver: Any, **options: Any) -> Callable[..., Any]:

@@ -2,7 +2,34 @@
 
 import numpy as np
 import pytest
+import saved
+import single
 from several import M, N, P
+
+from gplsq.kernels import Matern32
+
+
+@pytest.fixture
+def table(rng):
+    """X, y and new points Z: a wave along the first column, with noise."""
+    X, Z = rng.standard_normal((single.N, 2)), rng.standard_normal((single.M, 2))
+    return X, np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(single.N), Z
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.gplsq"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A saved model: its file, the bytes, points and the predictions there."""
+    rng = np.random.default_rng(7)
+    X = rng.standard_normal((40, 2)).astype(np.float32)
+    gp = saved.given(Matern32(1.0) + 1.0, solver="inducing", inducing=8).fit(X, np.sin(X[:, 0]))
+    path = tmp_path_factory.mktemp("saved") / "small.gplsq"
+    gp.save(path)
+    return path, path.read_bytes(), X[:5], gp.predict(X[:5], return_std=True)
 
 
 @pytest.fixture
