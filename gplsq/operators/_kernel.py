@@ -212,7 +212,10 @@ def _gram(kernel: AbstractKernel, X: Array, rows: int, mesh: Mesh | None) -> Arr
             tile = _tile(kernel, X, jax.lax.dynamic_slice_in_dim(x, start, rows), at, diagonal)
             return jax.lax.dynamic_update_slice_in_dim(buffer, tile, start, 0)
 
-        return jax.lax.fori_loop(0, -(-n // rows), write, jnp.zeros((n, X.shape[0]), X.dtype))
+        # All of it is written over. XLA would make one array of zeros here and those above the
+        # diagonal of a Cholesky factor, which lies by columns, and turn it by a copy; NaN too.
+        empty = jnp.full((n, X.shape[0]), jnp.inf, X.dtype)
+        return jax.lax.fori_loop(0, -(-n // rows), write, empty)
 
     whole = kernel, X, kernel.diagonal(X)
     if mesh is None:

@@ -92,7 +92,8 @@ def cholesky_of_kernel(operator: KernelOperator, damp: Array | None) -> Float[Ar
     if K is None:
         K = operator.kernel.cross(operator.X, operator.X)
     diagonal = operator.diagonal() + (0 if damp is None else damp**2)
-    return jax.lax.linalg.cholesky(with_diagonal(K, diagonal), symmetrize_input=False)
+    # LAPACK reads by columns: the transpose of what is stored by rows is that without a copy.
+    return jax.lax.linalg.cholesky(with_diagonal(K, diagonal).T, symmetrize_input=False)
 
 
 def _by_cholesky(lower: Array, operator: KernelOperator, damp: Array | None, f: Array):
