@@ -1,21 +1,24 @@
-"""How do time and accuracy grow with the rows, against scikit-learn and GPyTorch?
+"""How do time and accuracy grow with rows and columns, against scikit-learn, GPyTorch and GPJax?
 
     python benchmarks/peers.py                       # a seeded function of 8 inputs, with a plot
     python benchmarks/peers.py --set bike            # one published set instead
-    python benchmarks/peers.py --rows 1000 10000 --models gplsq gpytorch
+    python benchmarks/peers.py --rows 1000 10000 --columns 1 8 100 --models gplsq gpytorch
 
 Every fit runs in a process of its own, tunes, fits and predicts 1,000 rows (or the test rows of the
 set) with standard deviations: Matérn 3/2, a lengthscale a column, noise. Seconds count from the
 start of Python to the last prediction, imports and compilation included. scikit-learn is its
-`GaussianProcessRegressor` without restarts. GPyTorch is its exact GP (CPU) with 50 steps of Adam at
-learning rate 0.1; where these take longer than --cap seconds, three steps are timed, the 50 are
-extrapolated and marked ~, and there are no predictions. RMSE and NLPD in units of the test target's
-standard deviation. "warm" is gplsq with a filled compilation cache.
+`GaussianProcessRegressor` without restarts. GPyTorch (CPU) and GPJax are their exact GPs with 50
+steps of Adam at learning rate 0.1; where those of GPyTorch take longer than --cap seconds, three
+steps are timed, the 50 are extrapolated and marked ~, and there are no predictions. Of up to 100
+columns the function looks at the first eight. "Steps" are those of the last solve. RMSE
+and NLPD in units of the test target's standard deviation. "warm" is gplsq with a filled compilation
+cache. GPyTorch needs 10 GB at 16,000 rows, and was killed for memory (24 GiB) at 30,000.
 
 Not measured: GPyTorch with KeOps or inducing points, GPUs.
 """
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
@@ -33,17 +36,21 @@ from _harness import (
     print_table,
 )
 
-MODELS = ("gplsq", "warm", "scikit-learn", "gpytorch")
-LARGEST = {"gplsq": 1_000_000, "warm": 10_000, "scikit-learn": 3000, "gpytorch": 30_000}
+MODELS = ("gplsq", "warm", "scikit-learn", "gpytorch", "gpjax")
+LARGEST = {
+    "gplsq": 1_000_000, "warm": 20_000, "scikit-learn": 3000, "gpytorch": 16_000, "gpjax": 3000,
+}  # fmt: skip
+COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7")
 ADAM_STEPS, TIMED_STEPS, TEST_ROWS, NOISE = 50, 3, 1000, 0.1
 
 
-def synthetic(rows: int) -> tuple[np.ndarray, ...]:
+def synthetic(rows: int, columns: int) -> tuple[np.ndarray, ...]:
     """`X, y, X_test, y_test` of a smooth function with noise; float64 up to 5,000 rows."""
     rng = np.random.default_rng(rows)
-    X = rng.uniform(-1, 1, (rows + TEST_ROWS, 8))
-    truth = np.sin(3 * X[:, 0]) + np.cos(2 * X[:, 1] * X[:, 2]) + X[:, 3] ** 2 * X[:, 4]
-    y = truth + 0.5 * np.sin(X[:, 5] + X[:, 6] * X[:, 7]) + NOISE * rng.standard_normal(len(X))
+    X = rng.uniform(-1, 1, (rows + TEST_ROWS, columns))
+    a, b, c, d, e, f, g, h = np.pad(X.T, ((0, max(0, 8 - columns)), (0, 0)))[:8]
+    truth = np.sin(3 * a) + np.cos(2 * b * c) + d**2 * e
+    y = truth + 0.5 * np.sin(f + g * h) + NOISE * rng.standard_normal(len(X))
     dtype = np.float64 if rows <= 5000 else np.float32
     X, y = X.astype(dtype), y.astype(dtype)
     return X[:rows], y[:rows], X[rows:], y[rows:]
@@ -55,7 +62,8 @@ def fit_gplsq(X, y, X_test, cap):
 
     del cap
     model = GPRegressor(random_state=0).fit(X, y)
-    return *model.predict(X_test, return_std=True), False
+    mean, std = model.predict(X_test, return_std=True)
+    return mean, std, False, int(np.max(model.posterior_.solution.stats.num_steps))
 
 
 def fit_sklearn(X, y, X_test, cap):
@@ -114,19 +122,50 @@ def fit_gpytorch(X, y, X_test, cap):
     return mean * y.std() + y.mean(), std * y.std(), False
 
 
+def fit_gpjax(X, y, X_test, cap):
+    """The exact model, in float64."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    import gpjax as gpx
+    import jax.numpy as jnp
+    import optax
+
+    del cap
+    scale = np.where(np.ptp(X, axis=0) == 0, 1, X.std(0))
+    x, z = (jnp.asarray((a - X.mean(0)) / scale, jnp.float64) for a in (X, X_test))
+    target = jnp.asarray((y - y.mean()) / y.std(), jnp.float64)
+    data = gpx.Dataset(X=x, y=target[:, None])
+    kernel = gpx.kernels.Matern32(lengthscale=jnp.ones(X.shape[1]))
+    prior = gpx.gps.Prior(mean_function=gpx.mean_functions.Zero(), kernel=kernel)
+    trained, _ = gpx.fit(
+        model=prior * gpx.likelihoods.Gaussian(obs_stddev=jnp.asarray(0.3)),
+        objective=lambda m, d: -gpx.objectives.conjugate_mll(m, d),
+        train_data=data,
+        optim=optax.adam(0.1),
+        num_iters=ADAM_STEPS,
+        verbose=False,
+    )
+    predicted = trained.likelihood(trained.condition(data)(z))
+    mean, variance = np.asarray(predicted.mean), np.asarray(predicted.variance)
+    return mean * y.std() + y.mean(), np.sqrt(variance) * y.std(), False
+
+
 FITS = {
     "gplsq": fit_gplsq,
     "warm": fit_gplsq,
     "scikit-learn": fit_sklearn,
     "gpytorch": fit_gpytorch,
+    "gpjax": fit_gpjax,
 }
 
 
 def run_one(path: str, name: str, cap: float) -> None:
     """One fit in this process; prints a record."""
     X, y, X_test, y_test = (array for _, array in sorted(np.load(path).items()))
-    mean, std, missing = FITS[name](X, y, X_test, cap)
+    mean, std, missing, *steps = FITS[name](X, y, X_test, cap)
     record = {
+        "steps": steps[0] if steps else None,
         "megabytes": peak_megabytes(),
         "missing": float(missing),
     }
@@ -159,7 +198,7 @@ def draw(records: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    for name, colour in zip(MODELS, ("#0072B2", "#56B4E9", "#D55E00", "#009E73"), strict=True):
+    for name, colour in zip(MODELS, COLOURS, strict=True):
         mine = [record for record in records if record["model"] == name]
         if not mine:
             continue
@@ -181,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     sizes = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
     parser.add_argument("--rows", nargs="+", type=int, default=sizes)
+    parser.add_argument("--columns", nargs="+", type=int, default=[8])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--set", help="a UCI set instead of synthetic data")
     parser.add_argument("--data", help="the folder with uci/")
@@ -193,15 +233,16 @@ def main() -> None:
         return
     records = []
     with tempfile.TemporaryDirectory() as cache:
-        for rows in [0] if options.set else options.rows:
+        cases = itertools.product(options.rows, options.columns)
+        for rows, columns in [(0, 0)] if options.set else cases:
             if options.set:
                 data = load_uci(data_folder(options.data), options.set, 0, "float32")
             else:
-                data = synthetic(rows)
+                data = synthetic(rows, columns)
             for name in options.models:
                 if len(data[0]) > LARGEST[name]:
                     continue
-                record = {"model": name, "rows": len(data[0])}
+                record = {"model": name, "rows": len(data[0]), "columns": data[0].shape[1]}
                 records.append(record | timed(data, name, options.cap, cache))
                 print(records[-1], flush=True)
     print(environment())
@@ -209,14 +250,16 @@ def main() -> None:
         [
             record["model"],
             f"{record['rows']:,}",
+            str(record["columns"]),
             f"{'~' if record['missing'] else ''}{record['seconds']:.1f}",
             f"{record['rmse']:.4f}" if "rmse" in record else "",
             f"{record['nlpd']:.3f}" if "nlpd" in record else "",
+            str(record["steps"] or ""),
             str(record["megabytes"]),
         ]
         for record in records
     ]
-    print_table(["model", "rows", "seconds", "RMSE", "NLPD", "MB"], table)
+    print_table(["model", "rows", "columns", "seconds", "RMSE", "NLPD", "steps", "MB"], table)
     if options.plot:
         draw(records, options.plot)
 
