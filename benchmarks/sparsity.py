@@ -90,7 +90,7 @@ def trained_by(way: str, start: Any, fraction: float, data: Any, steps: int, key
 def main() -> None:
     """Every fraction, way and seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--net", default="lenet-300-100", choices=lenet.NETS)
+    parser.add_argument("--net", default="lenet-300-100", choices=("lenet-300-100", "lenet-5"))
     parser.add_argument("--fractions", nargs="+", type=float, default=[0.9, 0.95, 0.98, 0.99])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--seeds", type=int, default=3)
