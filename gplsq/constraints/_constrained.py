@@ -44,7 +44,6 @@ def constrained(
     restoration_steps: int = 0,
     backtracking_steps: int = 0,
     tolerance: Rate | None = None,
-    tightening_steps: int = 0,
     start_step: int = 0,
     inequalities: str = "active_set",
     solver: AbstractLeastSquares | None = None,
@@ -72,8 +71,8 @@ def constrained(
         `"null_space"`. For comparison `"augmented_lagrangian"` and `"penalty"`, which add the
         gradient of the violation to that of the loss; see `augmented_lagrangian`. They solve
         nothing: of the arguments below only `penalty` and `multiplier_rate` act on them.
-    correction_rate, damp, restoration_steps, backtracking_steps, tolerance, tightening_steps,
-    inequalities, solver, warm_start, rank_every, warn
+    correction_rate, damp, restoration_steps, backtracking_steps, tolerance, inequalities, solver,
+    warm_start, rank_every, warn
         As in `null_space`.
     start_step
         Steps before it are those of the optimiser alone.
@@ -113,7 +112,6 @@ def constrained(
         restoration_steps=restoration_steps,
         backtracking_steps=backtracking_steps,
         tolerance=tolerance,
-        tightening_steps=tightening_steps,
         start_step=start_step,
         inequalities=inequalities,
         solver=solver,

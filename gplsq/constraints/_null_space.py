@@ -34,7 +34,6 @@ def null_space(
     restoration_steps: int = 0,
     backtracking_steps: int = 0,
     tolerance: Rate | None = None,
-    tightening_steps: int = 0,
     start_step: int = 0,
     inequalities: str = "active_set",
     solver: AbstractLeastSquares | None = None,
@@ -72,9 +71,6 @@ def null_space(
     tolerance
         Violation, as the root mean square of the residuals, that is small enough; 0 by default.
         Where it is a schedule, adaptive damping follows it.
-    tightening_steps
-        Adaptive damping follows a tolerance that falls, geometrically, from the first violation to
-        `tolerance` over so many steps: a network learns its task before the constraint holds it.
     start_step
         Steps before it pass through unchanged.
     inequalities
@@ -122,7 +118,6 @@ def null_space(
         restoration_steps=restoration_steps,
         backtracking_steps=backtracking_steps,
         tolerance=tolerance,
-        tightening_steps=tightening_steps,
         start_step=start_step,
         inequalities=inequalities,
         solver=solver,

@@ -12,25 +12,18 @@ from gplsq.constraints._bounded import Held
 from gplsq.constraints._params import movable
 from gplsq.constraints._projection import is_dense, worse
 from gplsq.constraints._residuals import check_boxes, rows_at_init
-from gplsq.constraints._settings import Settings
+from gplsq.constraints._settings import Settings, rate_at
 from gplsq.constraints._sparing import after
 from gplsq.constraints._state import (
     NullSpaceState,
     Report,
     blank_state,
-    first_violation,
     growth_of,
     warn_of_growth,
     warn_of_non_finite,
     warn_of_vanished,
 )
-from gplsq.constraints._step import (
-    DAMPING_START,
-    Point,
-    backtrack,
-    followed_tolerance,
-    next_damping,
-)
+from gplsq.constraints._step import DAMPING_START, Point, backtrack, next_damping
 
 
 def init_state(settings: Settings, params: PyTree) -> NullSpaceState:
@@ -117,8 +110,7 @@ def finish(
             floor = jnp.asarray(default_rtol(dtype), dtype)
             if settings.tolerance is not None:
                 factor = 2 if settings.adaptive else 10
-                first = first_violation(state, before)
-                floor = jnp.maximum(floor, factor * followed_tolerance(settings, first, point.step))
+                floor = jnp.maximum(floor, factor * rate_at(settings.tolerance, point.step, dtype))
             warn_of_growth(growth, begin, jnp.where(before > floor, before, 0))
         # With inequalities and bounds a point without freedom may be where training ends.
         strict = not (point.rows.any_inequality or settings.adaptive) and point.box is None
@@ -158,8 +150,7 @@ def settle(
     update: Held | None,
 ) -> NullSpaceState:
     """The state after a step, but for its count."""
-    first = first_violation(state, report.violation_before)
-    damping = next_damping(settings, state.damping, report.violation_before, first, state.count)
+    damping = next_damping(settings, state.damping, report.violation_before, state.count)
     _, begin = growth_of(state, report.violation_before)
 
     def kept(old: Array | None, held: Held | None) -> Array | None:
@@ -173,7 +164,6 @@ def settle(
         damping,
         kept(state.of_gradient, gradient),
         kept(state.of_update, update),
-        first,
         begin,
         state.reach,
         report,

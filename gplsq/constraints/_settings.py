@@ -23,7 +23,6 @@ class Settings(NamedTuple):
     restoration_steps: Any
     backtracking_steps: Any
     tolerance: Any
-    tightening_steps: Any
     start_step: Any
     slack: bool
     solver: AbstractLeastSquares | None
@@ -52,12 +51,6 @@ class Settings(NamedTuple):
         return not (isinstance(self.backtracking_steps, int) and self.backtracking_steps == 0)
 
     @property
-    def tightens(self) -> bool:
-        """Whether the tolerance that damping follows falls from the first violation."""
-        steps = self.tightening_steps
-        return self.adaptive and not (isinstance(steps, int) and steps == 0)
-
-    @property
     def starts_at_once(self) -> bool:
         """Whether the constraint holds from the first step."""
         return isinstance(self.start_step, int) and self.start_step == 0
@@ -71,7 +64,6 @@ def checked_settings(
     restoration_steps: Any = 0,
     backtracking_steps: Any = 0,
     tolerance: Any = None,
-    tightening_steps: Any = 0,
     start_step: Any = 0,
     inequalities: str = "active_set",
     solver: Any = None,
@@ -108,12 +100,6 @@ def checked_settings(
             "of the residuals."
         )
         raise ValueError(msg)
-    if isinstance(tightening_steps, int) and tightening_steps > 0 and not isinstance(damp, str):
-        msg = (
-            f"tightening_steps goes with damp='adaptive', which follows the tolerance; got "
-            f"damp={describe(damp)}. Pass damp='adaptive', or leave tightening_steps out."
-        )
-        raise ValueError(msg)
     counts = restoration_steps, backtracking_steps
     if tolerance is None and not all(isinstance(n, int) and n == 0 for n in counts):
         tolerance = 0.0  # inject_hyperparams makes arrays of numbers
@@ -124,7 +110,6 @@ def checked_settings(
         restoration_steps=_as_count("restoration_steps", restoration_steps),
         backtracking_steps=_as_count("backtracking_steps", backtracking_steps),
         tolerance=None if tolerance is None else as_rate("tolerance", tolerance),
-        tightening_steps=_as_count("tightening_steps", tightening_steps),
         start_step=_as_count("start_step", start_step),
         slack=check_choice("inequalities", inequalities, ("active_set", "slack")) == "slack",
         solver=solver,

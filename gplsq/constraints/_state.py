@@ -65,7 +65,6 @@ class NullSpaceState(NamedTuple):
     damping: Float[Array, ""]  # adaptive damping, relative to the rows of the Jacobian
     of_gradient: Float[Array, " p"] | None
     of_update: Float[Array, " p"] | None
-    first: Float[Array, ""]  # violation of the first step; NaN before it
     streak_from: Float[Array, ""]  # violation before it began to grow
     reach: Float[Array, ""]  # length of an update for a projected gradient of length 1
     report: Report
@@ -123,13 +122,7 @@ def blank_state(rows: Rows | None, dtype: Any, damping: float, keep: bool) -> Nu
     start = jnp.asarray(damping, dtype)
     report = blank_report(rows, dtype)
     nan, none = jnp.full((), jnp.nan, dtype), jnp.zeros((), dtype)
-    first = jnp.full((), jnp.nan, dtype)
-    return NullSpaceState(zero, start, guess(), guess(), first, nan, none, report)
-
-
-def first_violation(state: NullSpaceState, violation: Array) -> Array:
-    """That of the first step that was finite, which may be this one."""
-    return jnp.where(jnp.isfinite(state.first), state.first, violation)
+    return NullSpaceState(zero, start, guess(), guess(), nan, none, report)
 
 
 def growth_of(state: NullSpaceState, violation: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from gplsq._core import STATUS, default_rtol
+from gplsq._core import STATUS
 from gplsq.constraints._active_set import hold
 from gplsq.constraints._bounded import Held, Room
 from gplsq.constraints._metric import adam_metric
@@ -317,25 +317,11 @@ def backtrack(
     return *carry, halvings
 
 
-def followed_tolerance(settings: Settings, first: Array, step: Array) -> Array:
-    """What adaptive damping follows at this step, if the first violation was `first`."""
-    last = rate_at(settings.tolerance, step, first.dtype)
-    if not settings.tightens:
-        return last
-    length = jnp.maximum(jnp.asarray(settings.tightening_steps, first.dtype), 1)
-    share = jnp.clip((step - settings.start_step) / length, 0, 1).astype(first.dtype)
-    # A tolerance of 0 is none that a geometric sequence reaches.
-    floor = jnp.maximum(last, default_rtol(first.dtype) * first)
-    return jnp.maximum(last, first ** (1 - share) * floor**share)
-
-
-def next_damping(
-    settings: Settings, damping: Array, violation: Array, first: Array, step: Array
-) -> Array:
+def next_damping(settings: Settings, damping: Array, violation: Array, step: Array) -> Array:
     """Damping follows the violation: more freedom below the tolerance, less above it."""
     if not settings.adaptive:
         return damping
-    tolerance = followed_tolerance(settings, first, step)
+    tolerance = rate_at(settings.tolerance, step, damping.dtype)
     tiny = jnp.finfo(damping.dtype).tiny
     ratio = (tolerance + tiny) / (violation + tiny)
     change = jnp.clip(ratio**_GAIN, 1 / _CHANGE, _CHANGE)
