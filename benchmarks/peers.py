@@ -62,8 +62,8 @@ def fit_gplsq(X, y, X_test, cap):
 
     del cap
     model = GPRegressor(random_state=0).fit(X, y)
-    mean, std = model.predict(X_test, return_std=True)
-    return mean, std, False, int(np.max(model.posterior_.solution.stats.num_steps))
+    steps = int(np.max(model.posterior_.solution.stats.num_steps))
+    return *model.predict(X_test, return_std=True), False, steps
 
 
 def fit_sklearn(X, y, X_test, cap):
@@ -77,7 +77,7 @@ def fit_sklearn(X, y, X_test, cap):
     scaler = StandardScaler().fit(X)
     model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
     model.fit(scaler.transform(X), y)
-    return *model.predict(scaler.transform(X_test), return_std=True), False
+    return *model.predict(scaler.transform(X_test), return_std=True), False, None
 
 
 def fit_gpytorch(X, y, X_test, cap):
@@ -114,12 +114,12 @@ def fit_gpytorch(X, y, X_test, cap):
         if step + 1 == TIMED_STEPS:
             each = (time.perf_counter() - began) / TIMED_STEPS
             if each * ADAM_STEPS > cap:
-                return None, None, each * (ADAM_STEPS - TIMED_STEPS)
+                return None, None, each * (ADAM_STEPS - TIMED_STEPS), None
     model.eval(), likelihood.eval()
     with torch.no_grad(), gpytorch.settings.fast_pred_var():
         predicted = likelihood(model(z))
     mean, std = predicted.mean.numpy(), predicted.stddev.numpy()
-    return mean * y.std() + y.mean(), std * y.std(), False
+    return mean * y.std() + y.mean(), std * y.std(), False, None
 
 
 def fit_gpjax(X, y, X_test, cap):
@@ -148,7 +148,7 @@ def fit_gpjax(X, y, X_test, cap):
     )
     predicted = trained.likelihood(trained.condition(data)(z))
     mean, variance = np.asarray(predicted.mean), np.asarray(predicted.variance)
-    return mean * y.std() + y.mean(), np.sqrt(variance) * y.std(), False
+    return mean * y.std() + y.mean(), np.sqrt(variance) * y.std(), False, None
 
 
 FITS = {
@@ -163,9 +163,9 @@ FITS = {
 def run_one(path: str, name: str, cap: float) -> None:
     """One fit in this process; prints a record."""
     X, y, X_test, y_test = (array for _, array in sorted(np.load(path).items()))
-    mean, std, missing, *steps = FITS[name](X, y, X_test, cap)
+    mean, std, missing, steps = FITS[name](X, y, X_test, cap)
     record = {
-        "steps": steps[0] if steps else None,
+        "steps": steps,
         "megabytes": peak_megabytes(),
         "missing": float(missing),
     }

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gplsq.estimators._outcome import working_dtype
+from gplsq.tuning import Holdout
 
 _NAMES = ("posterior_", "kernel_", "_paths")
 
@@ -37,6 +38,8 @@ def to_numpy(state: dict[str, Any]) -> dict[str, Any]:
     """
     if "mesh" in state:
         state["mesh"] = None
+    if isinstance(state.get("objective"), Holdout):
+        state["objective"] = replace(state["objective"], mesh=None)
     if "posterior_" in state:
         posterior = state["posterior_"]
         with jax.enable_x64(working_dtype(posterior) == np.float64):

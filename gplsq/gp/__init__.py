@@ -15,6 +15,7 @@ from gplsq.gp._laplace_matrix import laplace_leave_one_out as laplace_leave_one_
 from gplsq.gp._laplace_matrix import laplace_mode as laplace_mode
 from gplsq.gp._laplace_matrix import laplace_predict as laplace_predict
 from gplsq.gp._low_rank import LowRankPosterior as LowRankPosterior
+from gplsq.gp._low_rank import solve_damped as solve_damped
 from gplsq.gp._machine import Rates as Rates
 from gplsq.gp._machine import machine_rates as machine_rates
 from gplsq.gp._mean import MEANS as MEANS

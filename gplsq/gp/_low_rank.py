@@ -259,7 +259,7 @@ def solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRan
     rows = sample_rows(jax.random.fold_in(key, 1), n, min(n, GRAM_ROWS_PER_FUNCTION * m))
     factors = _factorise(operator, rows, noise)
     settings = solver, Dense(factors.inverse), x0
-    solution = _solve_damped(operator, y, jnp.sqrt(noise), *settings)
+    solution = solve_damped(operator, y, jnp.sqrt(noise), *settings)
     return LowRankPosterior(
         kernel,
         operator.basis,
@@ -275,7 +275,29 @@ def solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRan
     )
 
 
-def _solve_damped(operator, y, damp, solver, preconditioner, x0) -> Solution:
+def solve_damped(
+    operator: AbstractEvaluation,
+    y: Float[Array, "n *p"],
+    damp: Float[Array, ""],
+    solver: AbstractLeastSquares,
+    preconditioner: Any,
+    x0: Float[Array, "m *p"] | None = None,
+) -> Solution:
+    """`lstsq` with damping in the basis of an operator, whose rows the devices of a mesh share.
+
+    Parameters
+    ----------
+    operator
+        Of a model with m functions, shape (n, m).
+    y, damp, solver, preconditioner, x0
+        As of `lstsq`. On a mesh the rows of damping are spread like those of the operator, so that
+        no step moves rows between devices.
+
+    Returns
+    -------
+    Solution
+        Its value has shape (m, ...). A failure is in its status; nothing is raised.
+    """
     settings = {"solver": solver, "preconditioner": preconditioner, "throw": False}
     if operator.mesh is None:
         return lstsq(operator, y, damp=damp, x0=x0, **settings)

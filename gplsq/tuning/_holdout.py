@@ -15,8 +15,8 @@ from gplsq._core import (
     savable,
     stop_gradient,
 )
-from gplsq.gp import choose_solver
-from gplsq.operators import Dense, Inducing, ShardedDamping, cross_product
+from gplsq.gp import choose_solver, solve_damped
+from gplsq.operators import Dense, Inducing, cross_product
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import (
     LSMR,
@@ -125,16 +125,8 @@ def _by_inducing(operator, noise_variance, y, X_held, loss):
     everything = jnp.arange(operator.shape[0], dtype=jnp.int32)
     damp = jnp.sqrt(noise_variance)
     inverse = triangular_inverse(root_of_rows(operator, everything, damp))
-    settings = {
-        "solver": LSMR(rtol=_INDUCING_RTOL, max_steps=_INDUCING_STEPS),
-        "preconditioner": Dense(stop_gradient(inverse)),
-        "throw": False,
-    }
-    if operator.mesh is None:
-        value = lstsq(operator, y, damp=damp, **settings).value
-    else:
-        system = ShardedDamping(operator, damp, operator.mesh)
-        value = lstsq(system, system.right_hand_side(y), **settings).value
+    solver = LSMR(rtol=_INDUCING_RTOL, max_steps=_INDUCING_STEPS)
+    value = solve_damped(operator, y, damp, solver, Dense(stop_gradient(inverse))).value
     features = operator.features(X_held)
     mean = matmul(features, value)
     if loss is mse:

@@ -1,11 +1,13 @@
 """A fit spread over eight devices gives the answers of one, and moves no more than it must."""
 
 import os
+import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 import gplsq
 from gplsq import GPRegressor
@@ -47,7 +49,7 @@ def test_held_out_losses_and_tuning_are_those_of_one_device(on_eight_devices):
     assert not outcome
 
 
-def test_hold_out_over_a_mesh_is_saved_without_it_and_resumed_with_another(tmp_path):
+def test_hold_out_over_a_mesh_is_saved_and_pickled_without_it(tmp_path):
     mesh = jax.make_mesh((1,), ("rows",))
     objective = Holdout(0.1, solver="lsmr", mesh=mesh)
     assert choose_objective("auto", 5000, mesh) == Holdout(mesh=mesh)
@@ -55,6 +57,9 @@ def test_hold_out_over_a_mesh_is_saved_without_it_and_resumed_with_another(tmp_p
     X = np.linspace(0, 1, 20)[:, None]
     GPRegressor(objective=objective, levels=[(20, 1)]).fit(X, X[:, 0] ** 2).save(tmp_path / "model")
     assert gplsq.load(tmp_path / "model").objective == Holdout(0.1, solver="lsmr")
+    gp = GPRegressor(objective=objective)
+    assert pickle.loads(pickle.dumps(gp)).objective == Holdout(0.1, solver="lsmr")
+    assert clone(gp).objective == objective  # on this machine it stays
     with pytest.raises(TypeError, match=r"mesh must be a jax\.sharding\.Mesh"):
         Holdout(mesh=8)
 
