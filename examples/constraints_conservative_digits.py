@@ -179,7 +179,7 @@ def draw(found, path):
     """Samples of every model from the same noise."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found), 3.3), layout="constrained")
+    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found), 3.6), layout="constrained")
     for axis, (way, line) in zip(axes, found.items(), strict=True):
         images = samples(line["model"], jax.random.key(3), 36).reshape(6, 6, 8, 8)
         images = jnp.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=jnp.nan)

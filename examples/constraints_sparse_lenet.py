@@ -176,9 +176,9 @@ def draw(accuracies, path):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--net", default="lenet-5", choices=NETS)
-    parser.add_argument("--fractions", type=float, nargs="+", default=[0.9, 0.95, 0.98, 0.99])
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.9, 0.98])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--mnist", help="folder with t10k-images-idx3-ubyte.gz and its labels")
     parser.add_argument("--quick", action="store_true", help="LeNet-300-100, fewer steps")
     options = parser.parse_args()
