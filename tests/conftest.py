@@ -26,6 +26,12 @@ if "GPLSQ_CACHE_DIR" not in os.environ:
     atexit.register(_cache.cleanup)
     os.environ["GPLSQ_CACHE_DIR"] = _cache.name
 
+# One core for each worker: with threads for all cores in every one, those of a Cholesky factor
+# wait for each other, and it took up to seventy times as long.
+if os.environ.get("PYTEST_XDIST_WORKER") and hasattr(os, "sched_setaffinity"):
+    _cores, _worker = sorted(os.sched_getaffinity(0)), os.environ["PYTEST_XDIST_WORKER"][2:]
+    os.sched_setaffinity(0, {_cores[int(_worker) % len(_cores)]})
+
 import jax
 import numpy as np
 import pytest

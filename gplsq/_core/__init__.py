@@ -24,9 +24,9 @@ from gplsq._core._numerics import column_dot as column_dot
 from gplsq._core._numerics import column_norm as column_norm
 from gplsq._core._numerics import default_rtol as default_rtol
 from gplsq._core._numerics import is_traced as is_traced
-from gplsq._core._numerics import jittered_cholesky as jittered_cholesky
 from gplsq._core._numerics import like_columns as like_columns
 from gplsq._core._numerics import matmul as matmul
+from gplsq._core._numerics import matmul_adjoint as matmul_adjoint
 from gplsq._core._numerics import plain_norm as plain_norm
 from gplsq._core._numerics import safe_divide as safe_divide
 from gplsq._core._numerics import safe_sqrt as safe_sqrt
@@ -59,6 +59,8 @@ from gplsq._core._status import status_ok as status_ok
 from gplsq._core._status import status_remedy as status_remedy
 from gplsq._core._tiles import map_row_tiles as map_row_tiles
 from gplsq._core._tiles import tile_rows as tile_rows
+from gplsq._core._triangular import jittered_cholesky as jittered_cholesky
+from gplsq._core._triangular import triangular_inverse as triangular_inverse
 from gplsq._core._types import ArrayLike as ArrayLike
 from gplsq._core._types import Float as Float
 from gplsq._core._types import PyTree as PyTree

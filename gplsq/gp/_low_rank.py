@@ -22,6 +22,7 @@ from gplsq._core import (
     place,
     savable,
     tile_rows,
+    triangular_inverse,
 )
 from gplsq.gp._inputs import more_rows, points_like, take_rows
 from gplsq.gp._paths import SamplePaths, low_rank_paths
@@ -49,7 +50,6 @@ from gplsq.solvers import (
     pivoted_factor,
     root_of_rows,
     sample_rows,
-    triangular_inverse,
 )
 
 _PIVOT_BLOCK = 100

@@ -13,12 +13,14 @@ from gplsq.solvers import LSMR, AbstractLeastSquares, Direct, RandomlyPivotedCho
 
 # Up to here a Cholesky factor takes about a second on two cores and gives variances for free.
 DIRECT_ROWS = 5000
-# Columns of the preconditioner. On 15,000 to 40,000 rows in float32, 200 columns took no more
-# steps than 1000: rounding, not rank, limits how much of the spectrum can be taken out.
-_RANK = 200
+# Columns of the preconditioner: one for so many rows, within limits. On 15,642 rows in float32 200,
+# 500 and 1000 columns took 108, 48 and 24 steps, and 3.3, 2.0 and 2.1 seconds with their making.
+_ROWS_PER_COLUMN, _FEWEST_COLUMNS, _MOST_COLUMNS = 25, 200, 1000
+# And numbers of the preconditioner, of which its making holds three times as many.
+_MOST_NUMBERS = 2**25
 _MAX_STEPS = 1000
-# Steps that predictions of cost count with: exact models took 20 to 150, low-rank ones 8 to 20.
-_STEPS, _LOW_RANK_STEPS = 60, 15
+# Steps that predictions of cost count with: exact models took 20 to 60, low-rank ones 8 to 20.
+_STEPS, _LOW_RANK_STEPS = 40, 15
 # An exact model is taken while its solve is predicted to take no longer than this, in seconds.
 _EXACT_SECONDS = 30.0
 # Functions of a low-rank model. On 1,000,000 rows of 8 inputs 1024, 2048 and 4096 inducing points
@@ -322,12 +324,12 @@ def default_rank(n: int) -> int:
 def _candidates(n, d, k, dtype, rank, budget, rates, p) -> list[Candidate]:
     b = dtype.itemsize
     slower = b / 4  # rates are of float32
-    r = min(n, _RANK)
+    r = _columns(n)
     tiles = 6 * min(_TILE_ENTRIES, n * n) * b
     entries = slower * n * n / rates.entries
     column_flops = 2.0 * n * n * max(k - 1, 0) * slower / rates.flops
     vectors = b * n * (12 * k + 3 * r)
-    setup = slower * (n * r / rates.entries + 2 * n * r * r / rates.flops)
+    setup = slower * (n * r / rates.entries + 6 * n * r * r / rates.flops)
     # Products and K are shared by the p devices; preconditioner and factor are made by each.
     kept = (entries + _STEPS * (n * n * b / rates.bytes + column_flops)) / p + setup
     tiled = _STEPS * (entries + column_flops) / p + setup
@@ -367,4 +369,9 @@ def _rtol(rtol: float | None, dtype: Any, wide: float) -> float:
 
 
 def _preconditioner(n: int) -> RandomlyPivotedCholesky:
-    return RandomlyPivotedCholesky(rank=min(n, _RANK), block=min(n, 100))
+    return RandomlyPivotedCholesky(rank=_columns(n), block=min(n, 100))
+
+
+def _columns(n: int) -> int:
+    most = min(_MOST_COLUMNS, n // _ROWS_PER_COLUMN, _MOST_NUMBERS // n)
+    return min(n, max(_FEWEST_COLUMNS, most))

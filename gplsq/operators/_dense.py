@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import ArrayLike, check_real_array, describe, matmul
+from gplsq._core import ArrayLike, check_real_array, describe, matmul, matmul_adjoint
 from gplsq.operators._base import AbstractEuclideanOperator
 
 
@@ -49,11 +49,7 @@ class Dense(AbstractEuclideanOperator):
         return matmul(self.matrix, v)
 
     def rmv(self, u):
-        if u.ndim == 1:
-            return matmul(u, self.matrix)
-        if u.shape[1] == 1:
-            return matmul(u[:, 0], self.matrix)[:, None]
-        return matmul(self.matrix.T, u)
+        return matmul_adjoint(self.matrix, u)
 
     def as_matrix(self):
         return self.matrix

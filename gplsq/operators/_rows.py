@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
-from gplsq._core import describe, matmul, tile_rows
+from gplsq._core import describe, matmul, matmul_adjoint, tile_rows
 from gplsq.operators._base import AbstractEuclideanOperator
 from gplsq.operators._program import Program, trace
 
@@ -115,7 +115,7 @@ class Rows(AbstractEuclideanOperator):
             return self.rmv(u[:, 0])[:, None]
 
         def product(rows, _, part):
-            return None, _adjoint(rows, part)  # rows that only fill up meet zeros of u
+            return None, matmul_adjoint(rows, part)  # rows that only fill up meet zeros of u
 
         return self._over_blocks(product, u, self._zeros(u))[1]
 
@@ -128,7 +128,7 @@ class Rows(AbstractEuclideanOperator):
         def both(rows, inside, part):
             w = matmul(rows, v) - part
             w = jnp.where(inside if w.ndim == 1 else inside[:, None], w, 0)
-            return w, _adjoint(rows, w)
+            return w, matmul_adjoint(rows, w)
 
         return self._over_blocks(both, shift, self._zeros(v, shift))
 
@@ -172,11 +172,6 @@ class Rows(AbstractEuclideanOperator):
         if stacked is not None:
             stacked = stacked.reshape(blocks * self.height, *stacked.shape[2:])[:m]
         return stacked, total
-
-
-def _adjoint(rows: Float[Array, "t n"], u: Float[Array, "t *k"]) -> Float[Array, "n *k"]:
-    # A row vector times a matrix reads the matrix in the order it is stored in.
-    return matmul(u, rows) if u.ndim == 1 else matmul(rows.T, u)
 
 
 def _as_array(leaf: Any) -> Array:

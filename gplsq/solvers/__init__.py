@@ -27,7 +27,6 @@ from gplsq.solvers._row_sample import sampled_row_gradient as sampled_row_gradie
 from gplsq.solvers._sampled_gram import SampledGram as SampledGram
 from gplsq.solvers._sampled_gram import root_of_rows as root_of_rows
 from gplsq.solvers._sampled_gram import sample_rows as sample_rows
-from gplsq.solvers._sampled_gram import triangular_inverse as triangular_inverse
 from gplsq.solvers._sketch import Sketch as Sketch
 from gplsq.solvers._solution import ConvergenceError as ConvergenceError
 from gplsq.solvers._solution import Solution as Solution

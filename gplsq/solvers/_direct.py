@@ -12,6 +12,7 @@ from gplsq._core import (
     STATUS,
     column_norm,
     matmul,
+    matmul_adjoint,
     reduced_svd,
     safe_divide,
     savable,
@@ -100,14 +101,16 @@ def _by_cholesky(lower: Array, operator: KernelOperator, damp: Array | None, f: 
     x = jax.scipy.linalg.cho_solve((lower, True), f)
     sigma = jnp.zeros((), f.dtype) if damp is None else damp
     diagonal = jnp.diagonal(lower)
-    given = jax.tree.leaves(eqx.filter((operator, damp), eqx.is_inexact_array))
+    # The diagonal of K bounds its other entries.
+    given = operator.kernel, operator.X, operator.diagonal(), damp
+    given = jax.tree.leaves(eqx.filter(given, eqx.is_inexact_array))
     sound = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in given])
     broken = sound & ~jnp.all(jnp.isfinite(diagonal))
     finite = jnp.all(jnp.isfinite(x), axis=0)
     status = jnp.where(finite, STATUS.EXACT, STATUS.NON_FINITE)
     status = jnp.where(broken, STATUS.BREAKDOWN, status).astype(jnp.int32)
     # S x through its factor: what rounding left of the residual, for n^2 flops.
-    product = matmul(lower, matmul(lower.T, x))
+    product = matmul_adjoint(lower.T, matmul(lower.T, x))
     residual = column_norm(f - product)
     largest, smallest = jnp.max(diagonal), jnp.min(diagonal)
     norm_f = column_norm(f)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gplsq._core import matmul, savable, symmetric_eigen
+from gplsq._core import matmul, matmul_adjoint, savable, triangular_inverse
 from gplsq.operators import AbstractEuclideanOperator
 from gplsq.operators import Kernel as KernelOperator
 
@@ -36,17 +36,22 @@ def check_euclidean(name: str, operator: Any) -> None:
 
 @savable
 class LowRankPlusDiagonal(eqx.Module):
-    """`P = U diag(values) U^T + shift I`, with orthonormal U; `solve` applies `shift P^-1`.
+    """`P = Q^T M Q + shift (I - Q^T Q)`, Q with orthonormal rows; `solve` applies `shift P^-1`.
 
     The positive factor in front changes nothing in a preconditioner and keeps the numbers near 1.
     """
 
-    basis: Float[Array, "n r"]
-    shrink: Float[Array, " r"]  # values / (values + shift)
+    # By rows: sums over n are then those of a product with a matrix, in parts. Those of a row
+    # vector times a matrix, one after the other, had eight times the rounding error at n = 15,642,
+    # and P^-1 was not definite.
+    basis: Float[Array, "r n"]
+    root: Float[Array, "r r"]  # of shift M^-1 = root^T root, which rounding cannot make indefinite
 
     def solve(self, u: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        """`shift P^-1 u`. Cost: 4 n r k flops, two passes over U."""
-        return u - matmul(self.basis, self.shrink[:, None] * matmul(self.basis.T, u))
+        """`shift P^-1 u`. Cost: 4 n r k flops, two passes over Q."""
+        inside = matmul(self.basis, u)
+        kept = matmul_adjoint(self.root, matmul(self.root, inside))
+        return u + matmul_adjoint(self.basis, kept - inside)
 
 
 class RandomlyPivotedCholesky(AbstractPreconditioner):
@@ -90,17 +95,20 @@ class RandomlyPivotedCholesky(AbstractPreconditioner):
 
 
 def _invert(factor: Float[Array, "n r"], damp: Array) -> LowRankPlusDiagonal:
-    """Orthonormalise L by the eigenvectors of its Gram matrix."""
-    values, vectors = symmetric_eigen(matmul(factor.T, factor))
-    eps = jnp.finfo(factor.dtype).eps
-    largest = values[-1]
-    # Directions below rounding have no accurate orthonormal vector: leave them to the shift.
-    usable = values > 4 * eps * largest * factor.shape[1]
-    safe = jnp.where(usable, values, 1)
-    basis = matmul(factor, vectors * jnp.where(usable, 1 / jnp.sqrt(safe), 0))
-    # A shift below what rounding resolves would make P^-1 indefinite in floating point.
-    shift = jnp.maximum(damp**2, 32 * eps * largest)
-    return LowRankPlusDiagonal(basis, jnp.where(usable, values / (values + shift), 0))
+    """`L L^T + shift I` by the QR factorisation of L.
+
+    What the eigenvectors of `L^T L` would make of L is orthonormal to rounding times the spread of
+    its eigenvalues only: on 15,642 rows in float32, rank 1000, that took 105 steps, and this 24.
+    """
+    columns, upper = jnp.linalg.qr(factor)
+    gram = matmul(upper, upper.T)
+    # A shift below what rounding resolves would make P^-1 indefinite in floating point: there a
+    # quarter of it met no tolerance.
+    smallest = 32 * jnp.finfo(factor.dtype).eps * jnp.linalg.norm(gram)
+    shift = jnp.maximum(damp**2, smallest)
+    one = jnp.eye(gram.shape[0], dtype=gram.dtype)
+    inverse = triangular_inverse(jnp.linalg.cholesky(gram + shift * one).T)
+    return LowRankPlusDiagonal(columns.T, jnp.sqrt(shift) * inverse.T)
 
 
 def randomly_pivoted_cholesky(
@@ -129,7 +137,9 @@ def pivoted_factor(
         rounds, filled, residual, L, chosen, key = carry
         key, draw, thin = jax.random.split(key, 3)
         weight = jnp.where(residual > floor, residual, 0)
-        pivots = jax.random.categorical(draw, jnp.log(weight), shape=(block,))
+        share = jnp.cumsum(weight)
+        proposed = jax.random.uniform(draw, (block,), weight.dtype) * share[-1]
+        pivots = jnp.minimum(jnp.searchsorted(share, proposed, side="right"), n - 1)
         columns = operator.columns(pivots) - matmul(L, L[pivots].T)
         core = columns[pivots]
         uniform = jax.random.uniform(thin, (block,), diagonal.dtype)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gplsq._core import add_parts, describe, matmul, tile_rows
+from gplsq._core import add_parts, describe, matmul, tile_rows, triangular_inverse
 from gplsq.operators import AbstractEvaluation, Dense
 from gplsq.solvers._precondition import AbstractPreconditioner, check_euclidean
 
@@ -150,8 +150,3 @@ def _gram_of_part(index: Array, rows_at: Callable, right: Array) -> Array:
 
     start = jnp.zeros((n, n), right.dtype)
     return jax.lax.scan(add, start, padded.reshape(blocks, height))[0]
-
-
-def triangular_inverse(R: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """R^-1. Products with it are many times faster than substitution. Cost: n^3 / 3 flops."""
-    return jax.scipy.linalg.solve_triangular(R, jnp.eye(R.shape[0], dtype=R.dtype))

@@ -8,10 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gplsq._core import check_choice, check_finite_scalar, column_norm, matmul, reduced_svd
+from gplsq._core import (
+    check_choice,
+    check_finite_scalar,
+    column_norm,
+    matmul,
+    reduced_svd,
+    triangular_inverse,
+)
 from gplsq.operators import Dense
 from gplsq.solvers._precondition import AbstractPreconditioner
-from gplsq.solvers._sampled_gram import triangular_inverse
 
 # Rows that one block of the embedding gives. A block must have room for the leverage that the
 # permutation sends to it, which is a random number. Measured on matrices with n rows of leverage 1:

@@ -14,6 +14,7 @@ from gplsq._core import (
     matmul,
     savable,
     stop_gradient,
+    triangular_inverse,
 )
 from gplsq.gp import choose_solver, solve_damped
 from gplsq.operators import Dense, Inducing, cross_product
@@ -24,7 +25,6 @@ from gplsq.solvers import (
     Direct,
     lstsq,
     root_of_rows,
-    triangular_inverse,
 )
 from gplsq.tuning._checks import check_fraction
 from gplsq.tuning._losses import mse, score

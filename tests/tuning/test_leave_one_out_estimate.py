@@ -99,9 +99,8 @@ def test_no_square_matrix_is_made(data):
 
     theta = jnp.asarray(THETA, jnp.float32)
     memory = jax.jit(jax.grad(value)).lower(theta, X, y).compile().memory_analysis()
-    # 17 columns of a solve, and tiles: K alone has 1,600 MB.
-    print(memory.temp_size_in_bytes)
-    assert memory.temp_size_in_bytes < n**2 * 4 / 16
+    # 17 columns of a solve, 800 of its preconditioner (64 MB), and tiles: K alone has 1,600 MB.
+    assert memory.temp_size_in_bytes < n**2 * 4 / 8
 
 
 def test_a_tuner_runs_on_it(data):
