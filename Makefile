@@ -21,7 +21,7 @@ ONE_MODE := tests/docs tests/plotting tests/properties/test_estimator_properties
 	$(filter-out $(REGRESSOR) $(addprefix tests/estimators/,test_bad_input.py test_odd_tables.py \
 	test_failed_solves.py),$(wildcard tests/estimators/test_*.py))
 
-.PHONY: demo test lint types site docs bench dist lock lowest newest clean
+.PHONY: demo test test-all slow-tests lint types site docs bench dist lock lowest newest clean
 
 $(STAMP): pyproject.toml $(LOCK)
 	@echo "== Setting up $(VENV) (first run: a few minutes, mostly downloading JAX)"
@@ -49,11 +49,21 @@ types: $(STAMP)
 	@echo "== Type checker (pyright)"
 	@$(BIN)/pyright --pythonpath $(BIN)/python gplsq
 
-test: $(STAMP) lint types site
+# Every test but those of tests/slow.txt, in under ten minutes on two cores.
+test: MARKED := -m "not slow"
+test: test-all
+
+test-all: $(STAMP) lint types site
 	@echo "== Tests, x64 on"
-	@GPLSQ_X64=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(addprefix --ignore ,$(ONE_MODE))
+	@GPLSQ_X64=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(MARKED) \
+		$(addprefix --ignore ,$(ONE_MODE))
 	@echo "== Tests, x64 off, with estimators and what documents show"
-	@GPLSQ_X64=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/distributed
+	@GPLSQ_X64=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(MARKED) --ignore tests/distributed
+
+# After durations have changed: about half an hour. The list is of a quiet machine's run.
+slow-tests: $(STAMP)
+	@$(MAKE) --no-print-directory test-all PYTEST_ADDOPTS="--durations=0 --durations-min=0.1" | tee durations.log
+	@$(BIN)/python tests/release/list_slow.py durations.log > tests/slow.txt
 
 site: $(DOCS_STAMP)
 	@echo "== Documentation site (warnings are errors): build/site/index.html"

@@ -54,6 +54,17 @@ def _forget_compiled_programs():
         gc.collect()
 
 
+_SLOW = pathlib.Path(__file__).with_name("slow.txt")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test` leaves out."""
+    slow = set(_SLOW.read_text().splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker("slow")
+
+
 def pytest_report_header() -> str:
     return f"jax {jax.__version__}, x64 {'on' if jax.config.jax_enable_x64 else 'off'}"
 

@@ -113,3 +113,9 @@ def test_no_two_test_files_share_a_name() -> None:
     """pytest would refuse one of them: without packages it imports files by their name."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert len(names) == len(set(names))
+
+
+def test_the_tests_called_slow_are_there() -> None:
+    for test in (ROOT / "tests/slow.txt").read_text().splitlines():
+        file, name = test.split("[")[0].split("::")[:2]
+        assert f"def {name}(" in (ROOT / file).read_text(), test
