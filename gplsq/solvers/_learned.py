@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gplsq._core import matmul, matmul_adjoint, reduced_svd, stop_gradient
+from gplsq._core import matmul, reduced_svd, stop_gradient
 from gplsq.operators import AbstractEuclideanOperator, AbstractLinearOperator
 from gplsq.solvers._column_scaling import column_lengths
 from gplsq.solvers._precondition import AbstractPreconditioner, check_euclidean
@@ -40,10 +40,10 @@ class SquareRootInverse(AbstractEuclideanOperator):
         return self._root(_rows(self.scale, u) * u)
 
     def _root(self, v):
-        inside = matmul_adjoint(self.basis, v)
+        inside = matmul(self.basis.T, v)
         outside = v - matmul(self.basis, inside)
         # A second projection: what rounding leaves in the span of Q, A enlarges by up to S.
-        outside = outside - matmul(self.basis, matmul_adjoint(self.basis, outside))
+        outside = outside - matmul(self.basis, matmul(self.basis.T, outside))
         return outside + matmul(self.basis, _rows(self.shrink, inside) * inside)
 
 
@@ -87,7 +87,7 @@ class LearnedPreconditioner(AbstractPreconditioner):
         """`P^-1 u`. Cost: O(n r) a column."""
         scale = jnp.exp(-0.5 * self.log_diagonal)[:, None]
         inner = scale * u
-        small = matmul_adjoint(self.factor, inner)
+        small = matmul(self.factor.T, inner)
         return scale * (inner - matmul(self.factor, jnp.linalg.solve(self._capacitance(), small)))
 
     def log_determinant(self) -> Float[Array, ""]:

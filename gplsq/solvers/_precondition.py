@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gplsq._core import matmul, matmul_adjoint, savable, triangular_inverse
+from gplsq._core import column_norm, matmul, matmul_adjoint, savable, triangular_inverse
 from gplsq.operators import AbstractEuclideanOperator
 from gplsq.operators import Kernel as KernelOperator
 
@@ -104,8 +104,8 @@ def _invert(factor: Float[Array, "n r"], damp: Array) -> LowRankPlusDiagonal:
     gram = matmul(upper, upper.T)
     # A shift below what rounding resolves would make P^-1 indefinite in floating point: there a
     # quarter of it met no tolerance.
-    smallest = 32 * jnp.finfo(factor.dtype).eps * jnp.linalg.norm(gram)
-    shift = jnp.maximum(damp**2, smallest)
+    size = column_norm(gram.reshape(-1, 1))[0]
+    shift = jnp.maximum(damp**2, 32 * jnp.finfo(factor.dtype).eps * size)
     one = jnp.eye(gram.shape[0], dtype=gram.dtype)
     inverse = triangular_inverse(jnp.linalg.cholesky(gram + shift * one).T)
     return LowRankPlusDiagonal(columns.T, jnp.sqrt(shift) * inverse.T)
