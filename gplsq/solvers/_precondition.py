@@ -34,7 +34,20 @@ def check_euclidean(name: str, operator: Any) -> None:
         raise TypeError(msg)
 
 
-@savable
+def _packed(prepared: "LowRankPlusDiagonal") -> dict[str, Any]:
+    return {"basis": prepared.basis, "root": prepared.root}
+
+
+def _unpacked(values: dict[str, Any]) -> "LowRankPlusDiagonal":
+    """Files of before 2026-11-22 have columns in place of rows, and the diagonal of I - root^2."""
+    if "shrink" in values:
+        with jax.enable_x64(values["shrink"].dtype == jnp.float64):
+            left = jnp.sqrt(jnp.maximum(1 - values["shrink"], 0))
+            values = {"basis": values["basis"].T, "root": jnp.diag(left)}
+    return LowRankPlusDiagonal(**values)
+
+
+@savable(pack=_packed, unpack=_unpacked)
 class LowRankPlusDiagonal(eqx.Module):
     """`P = Q^T M Q + shift (I - Q^T Q)`, Q with orthonormal rows; `solve` applies `shift P^-1`.
 

@@ -11,8 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-LIMIT = 1.0  # seconds, of both runs (x64 on and off) the longer
-FAR_OVER = 4.0  # times the limit: even the only case of a test is left out
+LIMIT = 0.5  # seconds, of both runs (x64 on and off) the longer
+FAR_OVER = 2.0  # times the limit: even the quickest case of a test is left out
 ALWAYS = ("tests/docs/", "tests/architecture/")
 
 LINE = re.compile(r"\s*([\d.]+)s (?:call|setup|teardown)\s+(tests/\S+?::.*\S)")
