@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 # The versions that tests and documents run with.
 LOCK := tests/release/locked.txt
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Setuptools warns of editable installations, at length.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OTHER := .venv-other
 REGRESSOR := $(wildcard tests/estimators/test_regressor_*.py)
 QUICK := tests/solvers/test_lstsq_api.py tests/operators tests/kernels tests/contracts \
@@ -62,8 +63,10 @@ test-all: $(STAMP) lint types site
 
 # Where durations have changed: the list is of a run on a quiet machine.
 slow-tests: $(STAMP)
-	@$(MAKE) --no-print-directory test-all PYTEST_ADDOPTS="--durations=0 --durations-min=0.1" | tee durations.log
-	@$(BIN)/python tests/release/list_slow.py durations.log > tests/slow.txt
+	@mkdir -p build
+	@$(MAKE) --no-print-directory test-all PYTEST_ADDOPTS="--durations=0 --durations-min=0.1" | \
+		tee build/durations.log
+	@$(BIN)/python tests/release/list_slow.py build/durations.log > tests/slow.txt
 
 site: $(DOCS_STAMP)
 	@echo "== Documentation site (warnings are errors): build/site/index.html"

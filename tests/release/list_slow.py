@@ -1,9 +1,9 @@
 """Which tests take so long that `make test` leaves them out: tests/slow.txt.
 
-    python tests/release/list_slow.py durations.log > tests/slow.txt
+    python tests/release/list_slow.py build/durations.log > tests/slow.txt
 
 The log is of a run of all tests with `--durations=0`. Documents and examples stay, and of a test
-with parameters its quickest case, unless that alone takes many times the limit.
+with parameters its quickest case, unless that alone takes over twice the limit.
 """
 
 import collections
