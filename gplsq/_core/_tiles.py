@@ -13,9 +13,13 @@ _MIN_ROWS, _MAX_ROWS = 32, 1024
 
 
 def tile_rows(num_rows: int, num_columns: int, entries: int = _TILE_ENTRIES) -> int:
-    """Rows of a tile so that it holds about `entries` numbers; a multiple of 32 where possible."""
-    rows = max(_MIN_ROWS, min(_MAX_ROWS, entries // max(num_columns, 1)))
-    return min(num_rows, rows // 32 * 32)
+    """Rows of a tile so that it holds about `entries` numbers; a multiple of 8 where possible.
+
+    Tiles are nearly equal: of 1,100 rows two of 552, where two of 1,024 would do twice the work.
+    """
+    most = max(_MIN_ROWS, min(_MAX_ROWS, entries // max(num_columns, 1)))
+    tiles = max(1, -(-num_rows // (most // 32 * 32)))
+    return min(num_rows, -(-num_rows // (8 * tiles)) * 8)
 
 
 def map_row_tiles(

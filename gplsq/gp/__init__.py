@@ -8,6 +8,7 @@ from gplsq.gp._class_likelihood import averaged_logits as averaged_logits
 from gplsq.gp._class_likelihood import class_probabilities as class_probabilities
 from gplsq.gp._class_likelihood import indicators as indicators
 from gplsq.gp._condition import condition as condition
+from gplsq.gp._damped import solve_damped as solve_damped
 from gplsq.gp._laplace import CLASS_SOLVERS as CLASS_SOLVERS
 from gplsq.gp._laplace import LaplacePosterior as LaplacePosterior
 from gplsq.gp._laplace import classify as classify
@@ -15,7 +16,6 @@ from gplsq.gp._laplace_matrix import laplace_leave_one_out as laplace_leave_one_
 from gplsq.gp._laplace_matrix import laplace_mode as laplace_mode
 from gplsq.gp._laplace_matrix import laplace_predict as laplace_predict
 from gplsq.gp._low_rank import LowRankPosterior as LowRankPosterior
-from gplsq.gp._low_rank import solve_damped as solve_damped
 from gplsq.gp._machine import Rates as Rates
 from gplsq.gp._machine import machine_rates as machine_rates
 from gplsq.gp._mean import MEANS as MEANS

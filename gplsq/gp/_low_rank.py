@@ -12,8 +12,6 @@ from jaxtyping import Array, ArrayLike, Float
 
 from gplsq._core import (
     check_choice,
-    column_norm,
-    gather_rows,
     jit_quickly,
     like_columns,
     map_row_tiles,
@@ -24,6 +22,7 @@ from gplsq._core import (
     tile_rows,
     triangular_inverse,
 )
+from gplsq.gp._damped import solve_damped
 from gplsq.gp._inputs import more_rows, points_like, take_rows
 from gplsq.gp._paths import SamplePaths, low_rank_paths
 from gplsq.gp._plan import CANDIDATES_PER_POINT, GRAM_ROWS_PER_FUNCTION, Plan
@@ -40,19 +39,19 @@ from gplsq.operators import (
     Inducing,
     InducingBasis,
     RowTable,
-    ShardedDamping,
 )
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import (
     AbstractLeastSquares,
     Solution,
-    lstsq,
     pivoted_factor,
     root_of_rows,
     sample_rows,
 )
 
 _PIVOT_BLOCK = 100
+# A sample is solved first where all rows are at least so many times as many.
+_MUCH_LARGER = 2
 
 
 def _packed(posterior: "LowRankPosterior") -> dict[str, Any]:
@@ -258,8 +257,10 @@ def solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRan
     n, m = operator.shape
     rows = sample_rows(jax.random.fold_in(key, 1), n, min(n, GRAM_ROWS_PER_FUNCTION * m))
     factors = _factorise(operator, rows, noise)
-    settings = solver, Dense(factors.inverse), x0
-    solution = solve_damped(operator, y, jnp.sqrt(noise), *settings)
+    settings = solver, Dense(factors.inverse)
+    if x0 is None and n >= _MUCH_LARGER * rows.shape[0]:
+        x0 = _of_sample(operator, y, noise, rows, *settings)
+    solution = solve_damped(operator, y, jnp.sqrt(noise), *settings, x0)
     return LowRankPosterior(
         kernel,
         operator.basis,
@@ -275,45 +276,17 @@ def solve_low_rank(kernel, operator, y, noise, solver, words, key, x0) -> LowRan
     )
 
 
-def solve_damped(
-    operator: AbstractEvaluation,
-    y: Float[Array, "n *p"],
-    damp: Float[Array, ""],
-    solver: AbstractLeastSquares,
-    preconditioner: Any,
-    x0: Float[Array, "m *p"] | None = None,
-) -> Solution:
-    """`lstsq` with damping in the basis of an operator, whose rows the devices of a mesh share.
+def _of_sample(operator, y, noise, rows, solver, preconditioner) -> Float[Array, "m *p"]:
+    """The solution for a sample of the rows, in which all of them begin.
 
-    Parameters
-    ----------
-    operator
-        Of a model with m functions, shape (n, m).
-    y, damp, solver, preconditioner, x0
-        As of `lstsq`. On a mesh the rows of damping are spread like those of the operator, so that
-        no step moves rows between devices.
-
-    Returns
-    -------
-    Solution
-        Its value has shape (m, ...). A failure is in its status; nothing is raised.
+    It costs few passes over all rows, and rounding errors of those that are left are relative to
+    the residual, no longer to y.
     """
-    settings = {"solver": solver, "preconditioner": preconditioner, "throw": False}
-    if operator.mesh is None:
-        return lstsq(operator, y, damp=damp, x0=x0, **settings)
-    return _solve_spread(operator, y, damp, x0, settings)
-
-
-@jit_quickly
-def _solve_spread(operator, y, damp, x0, settings) -> Solution:
-    """The same with damping as rows that are spread like those of the operator."""
-    system = ShardedDamping(operator, damp, operator.mesh)
-    rhs = system.right_hand_side(y)
-    solution = lstsq(system, rhs if x0 is None else rhs - system.mv(x0), **settings)
-    value = solution.value if x0 is None else solution.value + x0
-    norms = column_norm(y - operator.mv(value)), column_norm(y)
-    stats = replace(solution.stats, residual_norm=norms[0], rhs_norm=norms[1])
-    return gather_rows(replace(solution, value=value, stats=stats), operator.mesh)
+    n, s, mesh = operator.shape[0], rows.shape[0], operator.mesh
+    points = place(take_rows(operator.X, rows), mesh, spread=True)
+    target = place(y[rows], mesh, spread=True)
+    sample = Evaluation(operator.basis, points, mesh=mesh)
+    return solve_damped(sample, target, jnp.sqrt(noise * (s / n)), solver, preconditioner).value
 
 
 def choose_inducing(

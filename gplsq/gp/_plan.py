@@ -74,12 +74,12 @@ class Plan:
     def __str__(self) -> str:
         lines = [self.reason]
         if self.candidates:
-            lines.append(f"{'':2}{'way':10}{'rank':>6}{'seconds':>10}{'memory':>14}")
+            lines.append(f"{'':2}{'way':10}{'rank':>6}{'seconds':>10}{'memory':>16}")
         for way in self.candidates:
             mark = "->" if way.name == self.chosen else "  "
             size = format_bytes(way.bytes) + (" (!)" if way.bytes > self.memory else "")
             rank = "" if way.rank is None else str(way.rank)
-            lines.append(f"{mark}{way.name:10}{rank:>6}{way.seconds:>10.2g}{size:>14}")
+            lines.append(f"{mark}{way.name:10}{rank:>6}{way.seconds:>10.2g}{size:>16}")
         if self.candidates:
             lines.append(
                 f"Seconds of one solve, without tuning and compilation; memory beside the table; "
@@ -232,7 +232,8 @@ def format_bytes(size: float) -> str:
     if not math.isfinite(size):
         return "unlimited"
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-    power = 0 if size < 1 else min(int(math.log2(size) // 10), len(units) - 1)
+    # From 1,000 on in the next unit: three digits would not do.
+    power = 0 if size < 1 else min(int(math.log2(size * 1.024) // 10), len(units) - 1)
     return f"{size / 1024**power:.3g} {units[power]}"
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from gplsq.gp import LowRankPosterior, condition
+from gplsq.gp import LowRankPosterior, _low_rank, condition
 from gplsq.kernels import RBF, Matern32
 
 NOISE = 0.04
@@ -124,3 +124,16 @@ def test_bad_inducing_points_are_refused(rng, bad, error, match):
     X, y, _ = data(rng, 20, np.float32)
     with pytest.raises(error, match=match):
         fit(RBF(), X, y, inducing=bad)
+
+
+def test_many_rows_begin_in_the_solution_of_a_sample(rng, monkeypatch, dtype):
+    X, y, points = data(rng, rows=4000, dtype=dtype)
+    kernel, Z = 1.5 * Matern32(0.9), X[:20]
+    begun = fit(kernel, X, y, inducing=Z, rtol=1e-4)
+    monkeypatch.setattr(_low_rank, "_MUCH_LARGER", np.inf)
+    plain = fit(kernel, X, y, inducing=Z, rtol=1e-4)
+    assert bool(begun.solution.ok)
+    assert bool(plain.solution.ok)
+    assert begun.solution.stats.num_steps < plain.solution.stats.num_steps
+    mean = oracle(kernel, X, y, Z, points)[0]
+    np.testing.assert_allclose(begun.mean(points), mean, atol=2e-3)
