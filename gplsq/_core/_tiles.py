@@ -10,6 +10,8 @@ from jaxtyping import Array
 # processor's last-level cache (5 MiB in float32), large enough to keep both cores busy.
 _TILE_ENTRIES = 1_200_000
 _MIN_ROWS, _MAX_ROWS = 32, 1024
+# Products with lower tiles are slower by more than what a tile of up to so many entries costs.
+_GOOD_ROWS, _MOST_ENTRIES = 160, 5_000_000
 
 
 def tile_rows(num_rows: int, num_columns: int, entries: int = _TILE_ENTRIES) -> int:
@@ -17,8 +19,9 @@ def tile_rows(num_rows: int, num_columns: int, entries: int = _TILE_ENTRIES) -> 
 
     Tiles are nearly equal: of 1,100 rows two of 552, where two of 1,024 would do twice the work.
     """
-    most = max(_MIN_ROWS, min(_MAX_ROWS, entries // max(num_columns, 1)))
-    tiles = max(1, -(-num_rows // (most // 32 * 32)))
+    columns = max(num_columns, 1)
+    most = max(entries // columns, min(_GOOD_ROWS, _MOST_ENTRIES // columns), _MIN_ROWS)
+    tiles = max(1, -(-num_rows // (min(most, _MAX_ROWS) // 8 * 8)))
     return min(num_rows, -(-num_rows // (8 * tiles)) * 8)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gplsq._core import check_choice, check_count, check_finite_scalar, free_memory
+from gplsq._core import check_choice, check_count, check_finite_scalar, free_memory, tile_rows
 from gplsq.gp._machine import NOMINAL, Rates, machine_rates
 from gplsq.solvers import LSMR, AbstractLeastSquares, Direct, RandomlyPivotedCholesky
 
@@ -30,8 +30,6 @@ _MANY_FUNCTIONS, _FEWEST_FUNCTIONS = 4096, 128
 # its inducing points, as `gplsq.gp._low_rank` takes them. 32 rows took a third longer at 300,000
 # rows, for one step less and a log density that was 0.0014 higher.
 GRAM_ROWS_PER_FUNCTION, CANDIDATES_PER_POINT = 16, 5
-# Numbers of a tile at most, of which a product and its derivative hold about six.
-_TILE_ENTRIES = 1_200_000
 # Fraction of the free memory that a fit may take if the user gives no budget.
 _FRACTION = 0.5
 
@@ -326,7 +324,7 @@ def _candidates(n, d, k, dtype, rank, budget, rates, p) -> list[Candidate]:
     b = dtype.itemsize
     slower = b / 4  # rates are of float32
     r = _columns(n)
-    tiles = 6 * min(_TILE_ENTRIES, n * n) * b
+    tiles = 6 * tile_rows(n, n) * n * b
     entries = slower * n * n / rates.entries
     column_flops = 2.0 * n * n * max(k - 1, 0) * slower / rates.flops
     vectors = b * n * (12 * k + 3 * r)
@@ -359,7 +357,7 @@ def _low_rank(name, n: int, d: int, k: int, b: int, m: int, rates: Rates, p: int
     flops = 2.0 * rows * m * m + 3.0 * m**3 + 2.0 * chosen * m * m
     seconds = slower * ((_LOW_RANK_STEPS / p + rows / n) * sweep + flops / rates.flops)
     vectors = n * (6 * k + 3) / p
-    size = b * (6.0 * m * m + 2.0 * chosen * m + vectors + 6 * min(_TILE_ENTRIES, n * m))
+    size = b * (6.0 * m * m + 2.0 * chosen * m + vectors + 6 * tile_rows(n, m) * m)
     return Candidate(name, m, seconds, size)
 
 
