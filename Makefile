@@ -9,6 +9,7 @@ LOCK := tests/release/locked.txt
 # Setuptools warns of editable installations, at length.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OTHER := .venv-other
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 REGRESSOR := $(wildcard tests/estimators/test_regressor_*.py)
 QUICK := tests/solvers/test_lstsq_api.py tests/operators tests/kernels tests/contracts \
 	$(REGRESSOR) tests/estimators/test_classifier.py \
@@ -22,7 +23,7 @@ ONE_MODE := tests/docs tests/plotting tests/properties/test_estimator_properties
 	$(filter-out $(REGRESSOR) $(addprefix tests/estimators/,test_bad_input.py test_odd_tables.py \
 	test_failed_solves.py),$(wildcard tests/estimators/test_*.py))
 
-.PHONY: demo test test-all slow-tests lint types site docs bench dist lock lowest newest clean
+.PHONY: demo test test-x64-off test-all slow-tests lint types site docs bench dist lock lowest newest clean
 
 $(STAMP): pyproject.toml $(LOCK)
 	@echo "== Setting up $(VENV) (first run: a few minutes, mostly downloading JAX)"
@@ -50,16 +51,26 @@ types: $(STAMP)
 	@echo "== Type checker (pyright)"
 	@$(BIN)/pyright --pythonpath $(BIN)/python gplsq
 
-# Every test but those of tests/slow.txt: 13 minutes on two cores, where all take 28.
+# What a newcomer runs: every test but those of tests/slow.txt once.
 test: MARKED := -m "not slow"
-test: test-all
+test: $(STAMP) lint types site
+	@echo "== Tests, x64 on"
+	@GPLSQ_X64=1 $(PYTEST) $(MARKED) $(addprefix --ignore ,$(ONE_MODE))
+	@echo "== Estimators, contracts and what documents show, x64 off"
+	@GPLSQ_X64=0 $(PYTEST) $(MARKED) $(ONE_MODE) tests/contracts
+
+# The rest with x64 off: CI runs it after `test`.
+test-x64-off: MARKED := -m "not slow"
+test-x64-off: $(STAMP)
+	@echo "== The other tests, x64 off"
+	@GPLSQ_X64=0 $(PYTEST) $(MARKED) --ignore tests/distributed --ignore tests/contracts \
+		$(addprefix --ignore ,$(ONE_MODE))
 
 test-all: $(STAMP) lint types site
-	@echo "== Tests, x64 on"
-	@GPLSQ_X64=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(MARKED) \
-		$(addprefix --ignore ,$(ONE_MODE))
-	@echo "== Tests, x64 off, with estimators and what documents show"
-	@GPLSQ_X64=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(MARKED) --ignore tests/distributed
+	@echo "== All tests, x64 on"
+	@GPLSQ_X64=1 $(PYTEST) $(addprefix --ignore ,$(ONE_MODE))
+	@echo "== All tests, x64 off"
+	@GPLSQ_X64=0 $(PYTEST) --ignore tests/distributed
 
 # Where durations have changed: the list is of a run on a quiet machine.
 slow-tests: $(STAMP)
