@@ -11,7 +11,7 @@ from jaxtyping import Array
 _TILE_ENTRIES = 1_200_000
 _MIN_ROWS, _MAX_ROWS = 32, 1024
 # Products with lower tiles are slower by more than what a tile of up to so many entries costs.
-_GOOD_ROWS, _MOST_ENTRIES = 160, 5_000_000
+_GOOD_ROWS, _MOST_ENTRIES = 128, 5_000_000
 
 
 def tile_rows(num_rows: int, num_columns: int, entries: int = _TILE_ENTRIES) -> int:

@@ -31,7 +31,7 @@ def test_the_way_of_a_measured_fit_is_that_of_the_plan(rows: str, columns: str, 
 def test_the_memory_of_every_way_is_what_the_table_says() -> None:
     """Numbers of four bytes beside the table; tiles come on top."""
     n, r, m = 30_000, 1000, 4096
-    tiles, of_functions = 6 * 160 * n, 6 * 288 * m  # 288: 1.2 million over m, a multiple of 8
+    tiles, of_functions = 6 * 128 * n, 6 * 288 * m  # 288: 1.2 million over m, a multiple of 8
     table = {way.name: way.bytes / 4 for way in plan(n, 8, rates=TWO_CORES, memory=1e12).candidates}
     assert table["direct"] == 3 * n**2
     assert table["kept"] == n**2 + (12 + 3 * r) * n + tiles
