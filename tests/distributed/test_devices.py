@@ -18,7 +18,7 @@ from gplsq.tuning import Holdout, choose_objective
 from gplsq.tuning._fingerprint import fingerprint
 
 X64 = os.environ.get("GPLSQ_X64", "1") == "1"
-WAYS = ("kept", "tiled", "inducing", "features")
+WAYS = ("kept", "tiled", "inducing", "sample first", "features")
 FUNCTIONS = 24  # of the low-rank models in programs.py
 
 

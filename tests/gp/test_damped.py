@@ -6,7 +6,7 @@ import numpy as np
 
 from gplsq import LSMR, lstsq
 from gplsq._core import triangular_inverse
-from gplsq.gp import solve_damped
+from gplsq.gp import _damped, solve_damped
 from gplsq.kernels import Matern32
 from gplsq.operators import Dense, Inducing
 from gplsq.solvers import STATUS, root_of_rows
@@ -62,3 +62,21 @@ def test_under_jit_it_is_one_solve_with_its_own_status(rng):
     solution = eqx.filter_jit(solve_damped)(operator, y, *_settings(preconditioner))
     assert solution.status[1] == STATUS.STAGNATED
     assert not solution.ok[1]
+
+
+def test_a_round_that_helps_no_column_is_the_last(rng, monkeypatch):
+    operator, y, preconditioner = _system(rng, offset=30)
+    solves = []
+
+    def counted(*arguments):
+        solves.append(arguments)
+        return solve(*arguments)
+
+    solve = _damped._solve
+    monkeypatch.setattr(_damped, "_solve", counted)
+    damp, _, _ = _settings(preconditioner)
+    out_of_reach = LSMR(rtol=1e-9)
+    monkeypatch.setattr(_damped, "_ROUNDS", 20)
+    solution = solve_damped(operator, y, damp, out_of_reach, preconditioner)
+    assert not jnp.any(solution.ok)
+    assert 2 <= len(solves) < 20
