@@ -100,8 +100,12 @@ def symmetric_givens(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
 def with_diagonal(matrix: Float[Array, "n n"], diagonal: Array | float) -> Float[Array, "n n"]:
     """A square matrix with another diagonal, shape (n,) or one number."""
-    index = jnp.arange(matrix.shape[0])
-    return matrix.at[index, index].set(diagonal)
+    # By comparison, which XLA fuses with what makes the matrix and what reads it; a scatter is a
+    # loop over rows, and its derivative one more matrix.
+    rows = jax.lax.broadcasted_iota(jnp.int32, matrix.shape, 0)
+    columns = jax.lax.broadcasted_iota(jnp.int32, matrix.shape, 1)
+    values = jnp.asarray(diagonal, matrix.dtype)
+    return jnp.where(rows == columns, like_columns(values, matrix), matrix)
 
 
 def like_columns(values: Any, table: Any) -> Any:

@@ -8,6 +8,8 @@ from gplsq.solvers._column_scaling import ColumnScaling as ColumnScaling
 from gplsq.solvers._compare import GradientComparison as GradientComparison
 from gplsq.solvers._compare import GradientRow as GradientRow
 from gplsq.solvers._compare import compare_gradients as compare_gradients
+from gplsq.solvers._conditional import conditional as conditional
+from gplsq.solvers._conditional import conditional_mean as conditional_mean
 from gplsq.solvers._direct import Direct as Direct
 from gplsq.solvers._learned import LearnedPreconditioner as LearnedPreconditioner
 from gplsq.solvers._learned import condition_surrogate as condition_surrogate

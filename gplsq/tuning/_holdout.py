@@ -17,12 +17,15 @@ from gplsq._core import (
     triangular_inverse,
 )
 from gplsq.gp import choose_solver, solve_damped
+from gplsq.kernels import noisy_gram
 from gplsq.operators import Dense, Inducing, cross_product
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import (
     LSMR,
     AbstractLeastSquares,
     Direct,
+    conditional,
+    conditional_mean,
     lstsq,
     root_of_rows,
 )
@@ -64,7 +67,8 @@ class Holdout(AbstractObjective):
     Notes
     -----
     `mse` costs one solve and its adjoint. Losses that look at the variance (`nlpd`, `crps`) solve
-    for all held-out rows as one block.
+    for all held-out rows as one block; with a Cholesky factor these solutions are those of the
+    adjoint problems too.
     """
 
     fraction: float = eqx.field(default=0.2, static=True)
@@ -94,8 +98,9 @@ class Holdout(AbstractObjective):
             mean, latent = _by_inducing(operator, noise_variance, y_fit, X_held, loss)
             return score(loss, y_held, mean, latent + noise_variance)
         plan = choose_solver(X_fit.shape[0], X.dtype, self.solver, rtol=1e-3)
-        mesh = None if isinstance(plan.solver, Direct) else self.mesh
-        operator = KernelOperator(kernel, X_fit, "dense", mesh=mesh)
+        if isinstance(plan.solver, Direct):
+            return _by_factor(kernel, noise_variance, X_fit, y_fit, X_held, y_held, loss)
+        operator = KernelOperator(kernel, X_fit, "dense", mesh=self.mesh)
         damp = jnp.sqrt(noise_variance)
         settings = {"damp": damp, "solver": plan.solver, "throw": False}
         if loss is mse:
@@ -118,6 +123,16 @@ class Holdout(AbstractObjective):
     @property
     def fresh_rows(self):
         return self.fresh
+
+
+def _by_factor(kernel, noise_variance, X, y, X_held, y_held, loss):
+    """The loss by a Cholesky factor, which serves the gradient too."""
+    S, k = noisy_gram(kernel, noise_variance, X), kernel.cross(X_held, X)
+    if loss is mse:
+        return score(loss, y_held, conditional_mean(S, k, y), noise_variance)
+    mean, explained = conditional(S, k, y)
+    latent = jnp.maximum(kernel.diagonal(X_held) - explained, 0)
+    return score(loss, y_held, mean, latent + noise_variance)
 
 
 def _by_inducing(operator, noise_variance, y, X_held, loss):

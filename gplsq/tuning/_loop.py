@@ -140,8 +140,9 @@ def tune(
     Notes
     -----
     The hyperparameters kept are those with the lowest loss on the last level that ran: for a fixed
-    objective on all rows its own value, otherwise an exam on a fixed subset and split every five
-    steps. Subsets are drawn afresh at every step, unless the objective asks for fixed ones.
+    objective on all rows its own value, otherwise that of every fifth step, the exam, which is on
+    a fixed subset and split. Subsets are drawn afresh at the other steps, unless the objective asks
+    for fixed ones.
     A level ends early when that has not improved by a thousandth for a while. A step whose loss or
     gradient is not finite is not taken: the run goes back to the best values with three times the
     noise, and three times as much again for every further failure.

@@ -23,7 +23,8 @@ from gplsq.tuning._restrictions import Restrictions
 from gplsq.tuning._steps import add_gradient, evaluate, take_step
 
 _LEARNING_RATE = 0.2
-# A noisy objective is examined on a fixed subset every so many steps.
+# A noisy objective is examined every so many steps: that step is on a fixed subset, and its value
+# tells how the model does; a program and an evaluation of its own would take as long as ten steps.
 _EXAM_EVERY = 5
 _MAX_REJECTED = 8
 # Improvement of the kept loss, relative, that counts; and how many exams may pass without it.
@@ -235,10 +236,8 @@ class Run:
             at.model, violation = self.limit.restore(at.model)
             if not self.limit.keeps(violation):
                 return *at.best, at.state
-        if noisy:
-            exam = self.exam(at.model, at.rows, at.key)
-        else:  # One step more is cheaper than a program of its own.
-            exam = _finite(self._step(at.model, at.state, at.rows, at.key)[0])
+        # One step more is cheaper than a program of its own.
+        exam = _finite(self._step(at.model, at.state, at.rows, at.key)[0])
         if exam < at.best[0] or (noisy and level is not self.levels[-1] and np.isfinite(exam)):
             # A level in between hands on its last values: steps on fresh rows average over
             # subsets, and choosing by one fixed subset would fit that subset.
@@ -246,15 +245,10 @@ class Run:
         return *at.best, at.state
 
     def _one_step(self, level: Level, at: Progress, noisy: bool, patience: int) -> None:
-        rows = self.draw(level) if noisy else at.rows
-        key = self.new_key() if noisy else at.key
+        examined = not noisy or at.step % _EXAM_EVERY == 0
+        rows, key = (at.rows, at.key) if examined else (self.draw(level), self.new_key())
         value, new, new_state = self._step(at.model, at.state, rows, key)
-        exam = None
-        if np.isfinite(value):
-            if not noisy:
-                exam = value
-            elif at.step % _EXAM_EVERY == 0:
-                exam = self.exam(at.model, at.rows, at.key)
+        exam = value if examined and np.isfinite(value) else None
         if exam is not None and self.limit is not None:
             # A better loss off the constraint is none.
             exam = exam if self.limit.keeps(self.limit.violation(new_state)) else np.inf

@@ -7,7 +7,14 @@ import pytest
 import scipy.stats
 
 from gplsq import kernels
-from gplsq.solvers import LSMR, leave_one_out, leave_out, log_likelihood
+from gplsq.solvers import (
+    LSMR,
+    conditional,
+    conditional_mean,
+    leave_one_out,
+    leave_out,
+    log_likelihood,
+)
 from gplsq.testing import central_difference, tolerance
 from gplsq.tuning import (
     GroupHoldout,
@@ -275,14 +282,31 @@ def _plain_density(S, y):
     return jax.scipy.stats.multivariate_normal.logpdf(y, jnp.zeros_like(y), S)
 
 
+def _split(S, y):
+    """Four observed rows of two outputs, two rows to predict."""
+    return S[:4, :4], S[4:, :4], jnp.stack([y[:4], y[2:]], axis=1)
+
+
+def _plain_conditional(S, y):
+    fit, k, target = _split(S, y)
+    weights = jnp.linalg.inv(fit) @ k.T
+    return weights.T @ target, jnp.diagonal(k @ weights)
+
+
 @pytest.mark.parametrize(
     ("fast", "plain"),
     [
         (leave_one_out, _plain),
         (lambda S, y: leave_out(S, y, FOLDS), _plain_folds),
         (log_likelihood, _plain_density),
+        (lambda S, y: conditional(*_split(S, y)), _plain_conditional),
+        (lambda S, y: conditional_mean(*_split(S, y)), lambda S, y: _plain_conditional(S, y)[0]),
+        (
+            lambda S, y: conditional(S[:4, :4], S[4:, :4], y[:4])[0],
+            lambda S, y: S[4:, :4] @ jnp.linalg.inv(S[:4, :4]) @ y[:4],
+        ),
     ],
-    ids=["leave one out", "leave out", "log likelihood"],
+    ids=["leave one out", "leave out", "log likelihood", "conditional", "its mean", "one output"],
 )
 def test_closed_forms_and_their_derivatives_are_those_of_the_plain_formulas(fast, plain, rng, x64):
     half, t_half = rng.standard_normal((2, 6, 6))
@@ -311,7 +335,12 @@ def test_derivatives_of_closed_forms_are_central_differences(order, rng, x64):
 
     def value(t):
         S = half @ half.T * t[0] + (1 + t[0] * t[1]) * jnp.eye(6)
-        return jnp.sum(jnp.sin(jnp.stack(leave_out(S, y, FOLDS)))) + log_likelihood(S, y)
+        mean, explained = conditional(*_split(S, y))
+        held_out = (
+            jnp.sum(jnp.sin(mean - conditional_mean(*_split(S, y**2)))) + explained @ explained
+        )
+        folds = jnp.sum(jnp.sin(jnp.stack(leave_out(S, y, FOLDS))))
+        return folds + held_out + log_likelihood(S, y)
 
     function = value if order == 1 else lambda t: jax.grad(value)(t)[0]
     t = np.array([0.7, 0.4])
@@ -322,5 +351,7 @@ def test_derivatives_of_closed_forms_are_central_differences(order, rng, x64):
 
 def test_closed_forms_of_an_indefinite_matrix_are_nan():
     S, y = -jnp.eye(6), jnp.ones(6)
-    for answer in (leave_one_out(S, y), leave_out(S, y, FOLDS), log_likelihood(S, y)):
+    split = -jnp.eye(4), jnp.ones((2, 4)), y[:4]
+    answers = leave_one_out(S, y), leave_out(S, y, FOLDS), log_likelihood(S, y)
+    for answer in (*answers, conditional(*split), conditional_mean(*split)):
         assert all(np.all(np.isnan(part)) for part in jax.tree.leaves(answer))
