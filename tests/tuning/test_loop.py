@@ -8,6 +8,7 @@ import pytest
 
 from gplsq import kernels
 from gplsq.tuning import Holdout, LeaveOneOut, Level, MarginalLikelihood, default_levels, mse, tune
+from gplsq.tuning import _run as _run_module
 
 KERNEL = 1.0 * kernels.RBF([3.0, 3.0])
 LEVELS = (Level(30, 12),)
@@ -45,6 +46,19 @@ def test_equal_seeds_give_equal_runs(data):
     np.testing.assert_array_equal(first.kernel.kernel.lengthscale, second.kernel.kernel.lengthscale)
     # A random objective is examined every five steps.
     assert [record["exam"] is not None for record in first.history] == [True] + 4 * [False] + [True]
+
+
+def test_exams_are_steps_on_a_fixed_subset(data, monkeypatch):
+    """No program of their own, and no evaluation besides."""
+    monkeypatch.setattr(_run_module, "evaluate", None)
+    settings = {"objective": Holdout(0.25), "levels": (Level(24, 11),), "optimizer": FROZEN}
+    result = _run(data, **settings)
+    losses = [record["loss"] for record in result.history]
+    exams = [record["exam"] for record in result.history]
+    assert [i for i, exam in enumerate(exams) if exam is not None] == [0, 5, 10]
+    # Nothing moves: on the same rows and split the loss is the same, on fresh ones it is not.
+    assert exams[0] == exams[5] == exams[10] == result.loss
+    assert len({loss for loss, exam in zip(losses, exams, strict=True) if exam is None}) == 8
 
 
 def test_folds_of_a_cross_validation_share_a_compiled_step(rng):

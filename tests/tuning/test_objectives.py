@@ -229,6 +229,15 @@ def test_wrong_settings_of_the_likelihood_are_refused(setting):
         MarginalLikelihood(**{setting: -1})
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("objective", [Holdout(0.25), GroupHoldout(), LeaveOneOut(), KFold(3)])
+def test_gradients_by_a_factor_call_nothing_on_the_host(objective, loss, data):
+    """A program that does is compiled anew by every process: no persistent cache keeps it."""
+    X, y = (part.astype(np.float32) for part in data)
+    run = jax.grad(_objective(objective, loss, X, y))
+    assert "callback" not in str(jax.make_jaxpr(run)(THETA.astype(np.float32)))
+
+
 def test_a_fresh_split_is_a_permutation_of_the_rows(data, x64):
     X, y = data
     order = np.asarray(jax.random.permutation(KEY, len(X)))
