@@ -17,6 +17,7 @@ from gplsq.kernels._derivatives import WithDerivatives as WithDerivatives
 from gplsq.kernels._dot_product import Linear as Linear
 from gplsq.kernels._dot_product import Polynomial as Polynomial
 from gplsq.kernels._gram import noisy_gram as noisy_gram
+from gplsq.kernels._gram import noisy_gram_recomputed as noisy_gram_recomputed
 from gplsq.kernels._nystrom import Nystrom as Nystrom
 from gplsq.kernels._nystrom import inducing_factor as inducing_factor
 from gplsq.kernels._random_features import AbstractFeatureMap as AbstractFeatureMap

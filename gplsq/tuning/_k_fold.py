@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gplsq._core import check_count, savable
-from gplsq.kernels import noisy_gram
+from gplsq.kernels import noisy_gram_recomputed
 from gplsq.solvers import leave_out
 from gplsq.tuning._losses import score
 from gplsq.tuning._objectives import AbstractObjective
@@ -47,7 +47,7 @@ class KFold(AbstractObjective):
             X, y = X[order], y[order]
         k = min(self.num_folds, n)
         height = -(-n // k)
-        S, filling = noisy_gram(kernel, noise_variance, X), k * height - n
+        S, filling = noisy_gram_recomputed(kernel, noise_variance, X), k * height - n
         if filling:  # by rows of variance one, independent of all others
             S = jax.scipy.linalg.block_diag(S, jnp.eye(filling, dtype=X.dtype))
         folds = np.full((k, height), -1)

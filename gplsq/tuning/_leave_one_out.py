@@ -16,7 +16,7 @@ from gplsq._core import (
     stop_gradient,
 )
 from gplsq.gp import choose_solver
-from gplsq.kernels import AbstractKernel, noisy_gram
+from gplsq.kernels import AbstractKernel, noisy_gram_recomputed
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import leave_one_out, lstsq
 from gplsq.tuning._losses import score
@@ -58,7 +58,7 @@ class LeaveOneOut(AbstractObjective):
     def __call__(self, kernel, noise_variance, X, y, key, loss, groups=None):
         del groups
         if X.shape[0] <= self.direct_rows:
-            residual, variance = leave_one_out(noisy_gram(kernel, noise_variance, X), y)
+            residual, variance = leave_one_out(noisy_gram_recomputed(kernel, noise_variance, X), y)
         else:
             y, residual, variance = self._of_some(kernel, noise_variance, X, y, key)
         return score(loss, y, y - residual, variance)

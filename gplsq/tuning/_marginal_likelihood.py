@@ -6,7 +6,7 @@ from matfree import decomp, funm, stochtrace
 
 from gplsq._core import check_count, savable, stop_gradient
 from gplsq.gp import choose_solver
-from gplsq.kernels import noisy_gram
+from gplsq.kernels import noisy_gram_recomputed
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import log_likelihood, lstsq
 from gplsq.tuning._objectives import AbstractObjective
@@ -50,7 +50,7 @@ class MarginalLikelihood(AbstractObjective):
         del loss, groups
         n = X.shape[0]
         if n <= self.direct_rows:
-            return -log_likelihood(noisy_gram(kernel, noise_variance, X), y) / n
+            return -log_likelihood(noisy_gram_recomputed(kernel, noise_variance, X), y) / n
         return self._estimate(kernel, noise_variance, X, y, key) / n
 
     def _estimate(self, kernel, noise_variance, X, y, key):
