@@ -61,6 +61,7 @@ from gplsq._core._tiles import map_row_tiles as map_row_tiles
 from gplsq._core._tiles import tile_rows as tile_rows
 from gplsq._core._triangular import inverse_from_cholesky as inverse_from_cholesky
 from gplsq._core._triangular import jittered_cholesky as jittered_cholesky
+from gplsq._core._triangular import symmetric_cholesky as symmetric_cholesky
 from gplsq._core._triangular import triangular_inverse as triangular_inverse
 from gplsq._core._types import ArrayLike as ArrayLike
 from gplsq._core._types import Float as Float

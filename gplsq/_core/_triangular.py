@@ -10,6 +10,12 @@ def triangular_inverse(R: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jax.scipy.linalg.solve_triangular(R, jnp.eye(R.shape[0], dtype=R.dtype))
 
 
+def symmetric_cholesky(S: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Lower Cholesky factor of a matrix known to be symmetric; NaN where it is not definite."""
+    # LAPACK reads by columns: the transpose of what is stored by rows is that without a copy.
+    return jax.lax.linalg.cholesky(S.T, symmetrize_input=False)
+
+
 def inverse_from_cholesky(lower: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """`(L L^T)^-1` from L. Cost: n^3 multiplications and additions."""
     # What LAPACK returns lies column by column; the inverse is symmetric, so that is its transpose

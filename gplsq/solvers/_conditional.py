@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import matmul
+from gplsq._core import matmul, symmetric_cholesky
 
 
 @jax.custom_jvp
@@ -33,14 +33,14 @@ def conditional_mean(
     Cost: n^3 / 3 flops; a derivative takes one more pair of triangular solves for each output, by
     the same factor.
     """
-    return matmul(k, _solve(_factor(S), y))
+    return matmul(k, _solve(symmetric_cholesky(S), y))
 
 
 @conditional_mean.defjvp
 def _conditional_mean_jvp(primals, tangents):
     S, k, y = primals
     t_S, t_k, t_y = tangents
-    lower = _factor(S)
+    lower = symmetric_cholesky(S)
     c = _solve(lower, y)
     t_c = _solve(lower, t_y - matmul(t_S, c))
     return matmul(k, c), matmul(t_k, c) + matmul(k, t_c)
@@ -76,7 +76,7 @@ def conditional(
 def _pieces(S: Array, k: Array, y: Array) -> tuple[Array, Array, Array, Array]:
     # As columns the transpose of k is what LAPACK reads, without a copy.
     right = jnp.concatenate([k, y.reshape(len(y), -1).T])
-    solved = _solve(_factor(S), right.T).T
+    solved = _solve(symmetric_cholesky(S), right.T).T
     V, c = solved[: len(k)], solved[len(k) :].T.reshape(y.shape)
     return matmul(k, c), jnp.sum(k * V, axis=1), V, c
 
@@ -88,11 +88,6 @@ def _conditional_jvp(primals, tangents):
     mean, explained, V, c = _pieces(S, k, y)
     t_mean = matmul(t_k, c) + matmul(V, t_y - matmul(t_S, c))
     return (mean, explained), (t_mean, jnp.sum(V * (2 * t_k - matmul(V, t_S)), axis=1))
-
-
-def _factor(S: Array) -> Array:
-    # LAPACK reads by columns: the transpose of what is stored by rows is that without a copy.
-    return jax.lax.linalg.cholesky(S.T, symmetrize_input=False)
 
 
 def _solve(lower: Array, right: Array) -> Array:

@@ -16,6 +16,7 @@ from gplsq._core import (
     reduced_svd,
     safe_divide,
     savable,
+    symmetric_cholesky,
     with_diagonal,
 )
 from gplsq.operators import Kernel as KernelOperator
@@ -93,8 +94,7 @@ def cholesky_of_kernel(operator: KernelOperator, damp: Array | None) -> Float[Ar
     if K is None:
         K = operator.kernel.cross(operator.X, operator.X)
     diagonal = operator.diagonal() + (0 if damp is None else damp**2)
-    # LAPACK reads by columns: the transpose of what is stored by rows is that without a copy.
-    return jax.lax.linalg.cholesky(with_diagonal(K, diagonal).T, symmetrize_input=False)
+    return symmetric_cholesky(with_diagonal(K, diagonal))
 
 
 def _by_cholesky(lower: Array, operator: KernelOperator, damp: Array | None, f: Array):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import inverse_from_cholesky, like_columns, matmul
+from gplsq._core import inverse_from_cholesky, like_columns, matmul, symmetric_cholesky
 
 
 @jax.custom_jvp
@@ -38,7 +38,7 @@ def leave_one_out(
 
 
 def _pieces(S: Array, y: Array) -> tuple[Array, Array, Array, Array]:
-    lower = jax.lax.linalg.cholesky(S, symmetrize_input=False)
+    lower = symmetric_cholesky(S)
     W = inverse_from_cholesky(lower)
     D = jnp.diagonal(W)
     c = jax.scipy.linalg.cho_solve((lower, True), y)

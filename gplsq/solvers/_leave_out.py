@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from gplsq._core import inverse_from_cholesky, matmul
+from gplsq._core import inverse_from_cholesky, matmul, symmetric_cholesky
 
 
 @jax.custom_jvp
@@ -14,7 +14,7 @@ def inverse_of_definite(S: Float[Array, "n n"]) -> Float[Array, "n n"]:
     Cost: about n^3 multiplications and additions, and twice that for a derivative,
     `dW = -W dS W`: differentiating a Cholesky factor takes several triangular solves more.
     """
-    return inverse_from_cholesky(jax.lax.linalg.cholesky(S, symmetrize_input=False))
+    return inverse_from_cholesky(symmetric_cholesky(S))
 
 
 @inverse_of_definite.defjvp

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import inverse_from_cholesky, matmul
+from gplsq._core import inverse_from_cholesky, matmul, symmetric_cholesky
 
 
 @jax.custom_jvp
@@ -29,7 +29,7 @@ def log_likelihood(S: Float[Array, "n n"], y: Float[Array, "n *p"]) -> Float[Arr
 
 
 def _value_and_factor(S: Array, y: Array) -> tuple[Array, Array, Array]:
-    lower = jax.lax.linalg.cholesky(S, symmetrize_input=False)
+    lower = symmetric_cholesky(S)
     c = jax.scipy.linalg.cho_solve((lower, True), y)
     half_log_determinant = jnp.sum(jnp.log(jnp.diagonal(lower)))
     constant = y.shape[0] * jnp.log(2 * jnp.pi) / 2

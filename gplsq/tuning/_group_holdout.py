@@ -6,9 +6,8 @@ import jax.numpy as jnp
 
 from gplsq._core import like_columns, savable, with_diagonal
 from gplsq.kernels import noisy_gram
-from gplsq.solvers import conditional, conditional_mean
 from gplsq.tuning._checks import check_fraction
-from gplsq.tuning._losses import mse, score
+from gplsq.tuning._holdout import score_by_factor
 from gplsq.tuning._objectives import AbstractObjective
 
 
@@ -58,11 +57,8 @@ class GroupHoldout(AbstractObjective):
         S = with_diagonal(S, jnp.where(used, jnp.diagonal(S), 1))
         k = jnp.where(used, kernel.cross(X[-held:], X[:-held]), 0)
         target = jnp.where(like_columns(used, y), y[:-held], 0)
-        if loss is mse:
-            return score(loss, y[-held:], conditional_mean(S, k, target), noise_variance)
-        mean, explained = conditional(S, k, target)
-        latent = jnp.maximum(kernel.diagonal(X[-held:]) - explained, 0)
-        return score(loss, y[-held:], mean, latent + noise_variance)
+        prior = kernel.diagonal(X[-held:])
+        return score_by_factor(loss, S, k, target, y[-held:], prior, noise_variance)
 
     @property
     def random(self):
