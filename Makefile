@@ -23,7 +23,7 @@ ONE_MODE := tests/docs tests/plotting tests/properties/test_estimator_properties
 	$(filter-out $(REGRESSOR) $(addprefix tests/estimators/,test_bad_input.py test_odd_tables.py \
 	test_failed_solves.py),$(wildcard tests/estimators/test_*.py))
 
-.PHONY: demo test test-x64-off test-all slow-tests lint types site docs bench dist lock lowest newest clean
+.PHONY: demo test test-rest test-all slow-tests lint types site docs bench dist lock lowest newest clean
 
 $(STAMP): pyproject.toml $(LOCK)
 	@echo "== Setting up $(VENV) (first run: a few minutes, mostly downloading JAX)"
@@ -51,20 +51,25 @@ types: $(STAMP)
 	@echo "== Type checker (pyright)"
 	@$(BIN)/pyright --pythonpath $(BIN)/python gplsq
 
-# What a newcomer runs: every test but those of tests/slow.txt once.
+# Processes with eight devices, minutes of compilation.
+MANY_DEVICES := tests/distributed tests/properties/test_mesh_properties.py
+
+# What a newcomer runs: every test but those of tests/slow.txt and of many devices once.
 test: MARKED := -m "not slow"
 test: $(STAMP) lint types site
 	@echo "== Tests, x64 on"
-	@GPLSQ_X64=1 $(PYTEST) $(MARKED) $(addprefix --ignore ,$(ONE_MODE))
+	@GPLSQ_X64=1 $(PYTEST) $(MARKED) $(addprefix --ignore ,$(ONE_MODE) $(MANY_DEVICES))
 	@echo "== Estimators, contracts and what documents show, x64 off"
 	@GPLSQ_X64=0 $(PYTEST) $(MARKED) $(ONE_MODE) tests/contracts
 
-# The rest with x64 off: CI runs it after `test`.
-test-x64-off: MARKED := -m "not slow"
-test-x64-off: $(STAMP)
+# CI runs it after `test`.
+test-rest: MARKED := -m "not slow"
+test-rest: $(STAMP)
+	@echo "== Several devices, x64 on"
+	@GPLSQ_X64=1 $(PYTEST) $(MARKED) $(MANY_DEVICES)
 	@echo "== The other tests, x64 off"
-	@GPLSQ_X64=0 $(PYTEST) $(MARKED) --ignore tests/distributed --ignore tests/contracts \
-		$(addprefix --ignore ,$(ONE_MODE))
+	@GPLSQ_X64=0 $(PYTEST) $(MARKED) --ignore tests/contracts \
+		$(addprefix --ignore ,$(ONE_MODE) $(MANY_DEVICES))
 
 test-all: $(STAMP) lint types site
 	@echo "== All tests, x64 on"
