@@ -180,6 +180,9 @@ def _tile(kernel: AbstractKernel, X: Array, rows: Array, index: Array, diagonal:
     return tile.at[jnp.arange(rows.shape[0]), index].set(diagonal[index])
 
 
+# Every entry is made for itself, also the second of (i, j) and (j, i). Tiles of one triangle that
+# are multiplied from both sides have been measured: from 30,000 rows on a product with one column
+# takes a tenth to a fifth less, but one with 16 columns a quarter more.
 def _tiled_mv(kernel: AbstractKernel, X: Array, v: Array, rows: int, mesh: Mesh | None) -> Array:
     def product(part: Any, kernel: Any, X: Array, diagonal: Array, v: Array) -> Array:
         x, index = part
