@@ -96,7 +96,7 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
     standardize : bool, default=True
         Shift and scale inputs and target to zero mean and unit variance before anything else.
     optimizer : optax.GradientTransformation, default=None
-        For the tuner; Adam with a decaying rate by default.
+        For the tuner, see `gplsq.tuning.tune`; Adam with a decaying rate by default.
     levels : sequence of (rows, steps), default=None
         The tuner's schedule, see `gplsq.tuning.default_levels`.
     num_restarts : int, default=0

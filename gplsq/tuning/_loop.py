@@ -72,7 +72,9 @@ def tune(
     noise_variance
         Starting value, in squared units of y; ``"auto"`` is a hundredth of the target's variance.
     optimizer
-        An optax transformation; Adam with a cosine-decayed rate from 0.2 by default.
+        An optax transformation; Adam with short memory (b1 0.8, b2 0.95) and a cosine-decayed rate
+        from 0.2 by default. A line search, as that of ``optax.lbfgs()``, is for a loss that is the
+        same at every step: a level of all rows, with leave-one-out or a likelihood in closed form.
     levels
         `Level(rows, steps)`, one after the other; the optimiser's state is carried over. By
         default those of `default_levels`; for ``"nlpd"``, ``"crps"`` and ``"pinball"`` these by

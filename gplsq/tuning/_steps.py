@@ -8,11 +8,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array
 
 from gplsq._core import cast, constrain, jit_quickly, unconstrain
 from gplsq.kernels import AbstractKernel
 from gplsq.tuning._restrictions import Restrictions
+
+_NO_LINE_SEARCH = (
+    "optimizer searches along a line, which needs the loss of all outputs in one program; they are "
+    "observed at different rows here, one program for each group. Pass for example optax.adam(0.1)."
+)
 
 
 @eqx.filter_jit
@@ -49,6 +55,16 @@ def take_step(model, state, data, key, rules, objective, loss, optimizer, limit,
         value, gradient = jax.tree.map(jnp.add, others, both)
     gradient = rules.keep(gradient)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))
-    updates, new_state = optimizer.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
+    params, rest = eqx.partition(model, eqx.is_inexact_array)
+
+    def value_at(params):
+        if others is not None:
+            raise ValueError(_NO_LINE_SEARCH)
+        return _value(rules.project(eqx.combine(params, rest)), *arguments)
+
+    # Line searches, as that of L-BFGS, ask for these.
+    extra = {"value": value, "grad": gradient, "value_fn": value_at}
+    searching = optax.with_extra_args_support(optimizer)
+    updates, new_state = searching.update(gradient, state, params, **extra)
     value = jnp.where(finite, value, jnp.nan)
     return value, rules.project(eqx.apply_updates(model, rules.keep(updates))), new_state

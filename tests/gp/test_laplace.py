@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from labelled import kernel, table
 
 from gplsq import LSMR, Direct
 from gplsq.gp import (
@@ -15,20 +16,7 @@ from gplsq.gp import (
     laplace_predict,
     temperature_of,
 )
-from gplsq.kernels import RBF, Matern32, Scaled
-
-
-def table(rng, n, num_classes, dtype=np.float64):
-    """Rows in the plane, with classes that depend on where they are, with some noise."""
-    X = rng.normal(size=(n, 2))
-    slopes = rng.normal(size=(2, num_classes))
-    codes = np.argmax(2 * X @ slopes + rng.gumbel(size=(n, num_classes)), axis=1)
-    codes[:num_classes] = np.arange(num_classes)
-    return X.astype(dtype), codes.astype(np.int32)
-
-
-def kernel(variance=4.0):
-    return Scaled(jnp.asarray(variance), Matern32(jnp.asarray(1.5)))
+from gplsq.kernels import RBF, Scaled
 
 
 def textbook_binary(K, y, cross, prior):

@@ -70,7 +70,7 @@ def test_repeated_rows_are_noticed_as_by_the_loss_alone(rng):
     assert _left_out(result, (X, y), nlpd) < best + 0.1
 
 
-@pytest.mark.parametrize(("start", "noise"), [(3.0, 0.01), (10.0, 1.0)])
+@pytest.mark.parametrize(("start", "noise"), [(3.0, 0.01), (5.0, 0.01)])
 def test_a_poor_minimum_of_the_likelihood_is_not_where_it_ends(rng, start, noise):
     """Where noise explains what a shorter lengthscale would."""
     X = rng.uniform(-2, 2, (60, 1)).astype(np.float32)
