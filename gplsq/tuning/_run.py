@@ -26,7 +26,7 @@ _LEARNING_RATE = 0.2
 # Averages over fewer steps than Adam's usual 10 and 1000, which remember a first gradient from far
 # away until the end: a likelihood of 80 rows stopped 0.1 to 0.2 nats a row above its minimum, and
 # RMSE on UCI sets was up to a tenth higher (bike 0.0148 instead of 0.0132).
-_MEMORY = {"b1": 0.8, "b2": 0.95}
+_B1, _B2 = 0.8, 0.95
 # A noisy objective is examined every so many steps: that step is on a fixed subset, and its value
 # tells how the model does. A program of its own would take 0.4 s to compile, for every level.
 _EXAM_EVERY = 5
@@ -351,7 +351,7 @@ class Run:
 def _default_optimizer(total: int) -> optax.GradientTransformation:
     """One object for each length of a run, so that the next run reuses the compiled step."""
     rate = optax.cosine_decay_schedule(_LEARNING_RATE, total, alpha=0.05)
-    return optax.adam(rate, **_MEMORY)
+    return optax.adam(rate, b1=_B1, b2=_B2)
 
 
 def _finite(value: Any) -> float:
