@@ -23,6 +23,9 @@ ONE_MODE := tests/docs tests/plotting tests/properties/test_estimator_properties
 	$(filter-out $(REGRESSOR) $(addprefix tests/estimators/,test_bad_input.py test_odd_tables.py \
 	test_failed_solves.py),$(wildcard tests/estimators/test_*.py))
 
+# Processes with eight devices, minutes of compilation.
+MANY_DEVICES := tests/distributed tests/properties/test_mesh_properties.py
+
 .PHONY: demo test test-rest test-all slow-tests lint types site docs bench dist lock lowest newest clean
 
 $(STAMP): pyproject.toml $(LOCK)
@@ -51,9 +54,6 @@ types: $(STAMP)
 	@echo "== Type checker (pyright)"
 	@$(BIN)/pyright --pythonpath $(BIN)/python gplsq
 
-# Processes with eight devices, minutes of compilation.
-MANY_DEVICES := tests/distributed tests/properties/test_mesh_properties.py
-
 # What a newcomer runs: every test but those of tests/slow.txt and of many devices once.
 test: MARKED := -m "not slow"
 test: $(STAMP) lint types site
@@ -68,8 +68,8 @@ test-rest: $(STAMP)
 	@echo "== Several devices, x64 on"
 	@GPLSQ_X64=1 $(PYTEST) $(MARKED) $(MANY_DEVICES)
 	@echo "== The other tests, x64 off"
-	@GPLSQ_X64=0 $(PYTEST) $(MARKED) --ignore tests/contracts \
-		$(addprefix --ignore ,$(ONE_MODE) $(MANY_DEVICES))
+	@GPLSQ_X64=0 $(PYTEST) $(MARKED) --ignore tests/distributed --ignore tests/contracts \
+		$(addprefix --ignore ,$(ONE_MODE))
 
 test-all: $(STAMP) lint types site
 	@echo "== All tests, x64 on"

@@ -58,6 +58,7 @@ SETTINGS = {
     "levels of fresh rows": {"objective": Holdout(0.25), "levels": [(20, 7), (28, 4)]},
     "restarts": {"levels": [(30, 4)], "num_restarts": 2},
     "ends early": {"levels": [(30, 60)], "optimizer": optax.sgd(0.0)},
+    "a line search": {"levels": [(30, 5)], "optimizer": optax.lbfgs()},
     "a loss of the variance": {"loss": "nlpd"},
     "probes": {"objective": MarginalLikelihood(direct_rows=1), "levels": [(30, 4)]},
     "several outputs": {"levels": [(30, 5)], "observed": True},
