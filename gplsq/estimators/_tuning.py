@@ -18,7 +18,7 @@ from gplsq.tuning import (
     tune,
 )
 
-# Rows that a table larger than memory is tuned on: levels draw up to 2500 of them for each step.
+# Rows that a table larger than memory is tuned on: levels draw up to 2000 of them for each step.
 _TUNING_ROWS = 50_000
 
 

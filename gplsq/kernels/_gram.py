@@ -1,10 +1,17 @@
 """K + noise, whole."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from gplsq._core import with_diagonal
 from gplsq.kernels._base import AbstractKernel
+
+# Bytes of a matrix from which slabs pay. glibc's malloc keeps up to 32 MB for the next call, and
+# beyond takes every page anew: a quarter of the time of a leave-one-out step on 1,000 rows of
+# float64. Below, a loop costs a tenth more than it saves.
+_SLABS_FROM = 2**22
+_SLABS = 8
 
 
 def noisy_gram(
@@ -17,9 +24,22 @@ def noisy_gram(
 def noisy_gram_recomputed(
     kernel: AbstractKernel, noise_variance: ArrayLike, X: Float[Array, "n d"]
 ) -> Float[Array, "n n"]:
-    """`noisy_gram`, whose derivative computes K anew instead of keeping what it is made of.
+    """`noisy_gram`, whose derivative computes K anew, slab by slab, where K is large.
 
-    A gradient of a likelihood or of a leave-one-out loss takes a fifth less memory, and no more
-    time: up to a fifth less where what it no longer keeps would not have stayed in the cache.
+    A gradient of a leave-one-out loss then works in 4 matrices as large as K instead of 5, that of
+    a likelihood or a hold-out in 3. In a loop, because XLA computes anew what `jax.checkpoint`
+    alone asks for before the memory of the factorisation is free: 6 matrices.
     """
-    return jax.checkpoint(noisy_gram)(kernel, noise_variance, X)
+    n, d = X.shape
+    if n * n * X.dtype.itemsize < _SLABS_FROM:
+        return noisy_gram(kernel, noise_variance, X)
+    height = -(-n // _SLABS)
+    filled = jnp.concatenate([X, jnp.broadcast_to(X[:1], (_SLABS * height - n, d))])
+
+    @jax.checkpoint
+    def slab(rows: Array) -> Array:
+        return kernel.cross(rows, X)
+
+    slabs = jax.lax.map(slab, filled.reshape(_SLABS, height, d))
+    K = slabs.reshape(_SLABS * height, n)[:n]
+    return with_diagonal(K, kernel.diagonal(X) + noise_variance)

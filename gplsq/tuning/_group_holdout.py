@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from gplsq._core import like_columns, savable, with_diagonal
-from gplsq.kernels import noisy_gram
+from gplsq.kernels import noisy_gram_recomputed
 from gplsq.tuning._checks import check_fraction
 from gplsq.tuning._holdout import score_by_factor
 from gplsq.tuning._objectives import AbstractObjective
@@ -51,7 +51,7 @@ class GroupHoldout(AbstractObjective):
         order = jnp.lexsort((groups, rank))
         X, y, groups = X[order], y[order], groups[order]
         used = groups[:-held] != groups[-held]
-        S = noisy_gram(kernel, noise_variance, X[:-held])
+        S = noisy_gram_recomputed(kernel, noise_variance, X[:-held])
         # A row that is not used is of variance one, and independent of all others.
         S = jnp.where(used[:, None] & used[None, :], S, 0)
         S = with_diagonal(S, jnp.where(used, jnp.diagonal(S), 1))

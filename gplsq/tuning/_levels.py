@@ -36,14 +36,14 @@ def default_levels(n: int, objective: AbstractObjective) -> tuple[Level, ...]:
     to 500 fresh rows each and the last 20 to all, at most 2000. The fresh rows are a regulariser
     too: tuned on all rows from the start, eleven lengthscales fitted 1440 leave-one-out errors too
     well. Hold-out: 40 steps on 1000 rows and 90 on 1600, all fresh; of tables from 20,000 rows on,
-    whose solve takes longer than tuning, 60 on 2500. On the UCI sets bike and pol more steps
+    whose solve takes longer than tuning, 60 on 2000. On the UCI sets bike and pol more steps
     brought more than more rows a step. All rows are a few less, so that tables of similar length
     share what is compiled.
     """
     if objective.random:
-        # In float32 a step on 1600 rows works in 32 MB, the most that glibc's malloc keeps for the
-        # next: on 1750 it takes 42 ms instead of 24, for the pages of its memory come anew.
-        last = Level(1600, 90) if n < _LARGE else Level(2500, 60)
+        # In float32 a step on 2000 rows works in 27 MB; glibc's malloc keeps up to 32 for the next:
+        # one on 2250 rows takes 52 ms instead of 25, for the pages of its memory come anew.
+        last = Level(1600, 90) if n < _LARGE else Level(2000, 60)
         return (Level(1000, 40), last) if n > 1000 else (Level(bucket(n), 90),)
     if n <= 800:
         return (Level(bucket(n), 100),)

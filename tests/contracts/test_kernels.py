@@ -129,6 +129,32 @@ def test_swapping_the_tables_transposes_the_matrix(kernel, tables):
 
 
 @each_kernel
+def test_slab_by_slab_the_noisy_matrix_and_its_derivatives_are_the_same(
+    kernel, rng, dtype, monkeypatch
+):
+    X = (rng.standard_normal((19, 3)) + 0.5).astype(dtype)
+    G = rng.standard_normal((19, 19)).astype(X.dtype)
+    params, rest = eqx.partition(cast(kernel, X.dtype), eqx.is_inexact_array)
+
+    def results(gram):
+        def matrix(arguments):
+            params, noise, X = arguments
+            return gram(eqx.combine(params, rest), noise, X)
+
+        arguments = params, jnp.asarray(0.3, X.dtype), jnp.asarray(X)
+        return jax.jit(lambda a: (jax.vjp(matrix, a)[1](jnp.asarray(G)), matrix(a)))(arguments)
+
+    whole = results(kernels.noisy_gram)
+    monkeypatch.setattr("gplsq.kernels._gram._SLABS_FROM", 0)
+    for got, expected in zip(
+        *map(jax.tree.leaves, (results(kernels.noisy_gram_recomputed), whole)), strict=True
+    ):
+        np.testing.assert_allclose(
+            got, expected, rtol=0, atol=tolerance(X.dtype, 100) * np.abs(expected).max()
+        )
+
+
+@each_kernel
 def test_the_matrix_of_one_table_is_positive_semidefinite(kernel, tables):
     X, Z = tables
     K = np.asarray(_matrices(kernel, X, Z)[2], float)

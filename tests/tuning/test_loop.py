@@ -268,4 +268,4 @@ def test_default_levels_grow_with_the_data():
     assert [level.rows for level in default_levels(9000, LeaveOneOut())] == [500, 2000]
     assert default_levels(800, Holdout()) == (Level(800, 90),)
     assert [level.rows for level in default_levels(10**4, Holdout())] == [1000, 1600]
-    assert [level.rows for level in default_levels(10**6, Holdout())] == [1000, 2500]
+    assert [level.rows for level in default_levels(10**6, Holdout())] == [1000, 2000]
