@@ -144,6 +144,8 @@ class Run:
         return kept[:2]
 
     def _stages(self, first: Any, at: Progress | None) -> tuple[float, Any, Any]:
+        # One start after the other. Four at once by `vmap` took a fifth less time for leave-one-out
+        # steps on 100 and 200 rows, of a millisecond each, and a quarter more from 500 rows on.
         restarts = self.num_restarts
         stages = [(self.levels[0], start) for start in range(restarts + 1)]
         stages += [(level, restarts) for level in self.levels[1:]]
