@@ -62,13 +62,16 @@ def in_own_process(*command: str, env: dict[str, str] | None = None) -> dict:
     Adds `seconds`, from the start of Python to its end unless the record has them
     (`seconds_so_far`), and what it wrote to `stderr`.
     """
+    env = dict(os.environ if env is None else env)
+    # A user's Python keeps compiled modules: without them each process compiles all files of gplsq.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *command],
         capture_output=True,
         text=True,
         check=False,
-        env=(os.environ if env is None else env) | {_BEGAN: str(time.time())},
+        env=env | {_BEGAN: str(time.time())},
     )
     seconds = time.perf_counter() - began
     if done.returncode:
