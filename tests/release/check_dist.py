@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Quick, and without a need for anything else of the repository.
-TESTS = ["conftest.py", "solvers/test_lstsq_api.py", "solvers/test_rank.py"]
+TESTS = ["conftest.py", "slow.txt", "solvers/test_lstsq_api.py", "solvers/test_rank.py"]
 
 PROGRAM = """
 import pathlib
