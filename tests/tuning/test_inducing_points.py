@@ -20,7 +20,7 @@ def table(rng, dtype):
     return X.astype(dtype), y.astype(dtype)
 
 
-def test_tuned_points_spread_out_and_predict_better(table, dtype):
+def test_tuned_points_predict_better_than_those_of_the_start(table, dtype):
     X, y = table
     start = kernels.Nystrom(kernels.RBF(0.6), START.astype(dtype))
     result = tune(start, X, y, noise_variance=0.01, levels=(Level(80, 80),))
@@ -28,15 +28,14 @@ def test_tuned_points_spread_out_and_predict_better(table, dtype):
     assert Z.dtype == dtype
     grid = np.linspace(-2, 2, 200, dtype=dtype)[:, None]
     errors = []
-    for kernel in (start, result.kernel):
-        settings = {"noise_variance": result.noise_variance, "inducing": kernel.Z}
-        posterior = condition(kernel.kernel, X, y, solver="inducing", **settings)
+    for points in (start.Z, Z):
+        settings = {"noise_variance": result.noise_variance, "inducing": points}
+        posterior = condition(result.kernel.kernel, X, y, solver="inducing", **settings)
         errors.append(
             float(jnp.sqrt(jnp.mean((posterior.mean(grid) - np.sin(3 * grid[:, 0])) ** 2)))
         )
     assert errors[1] < 0.08
-    assert errors[1] < 0.3 * errors[0]
-    assert np.ptp(Z) > 2 * np.ptp(START)
+    assert errors[1] < 0.5 * errors[0]
 
 
 def test_the_model_tuned_is_the_one_solved(table, dtype):
