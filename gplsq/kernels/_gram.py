@@ -1,10 +1,9 @@
 """K + noise, whole."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from gplsq._core import with_diagonal
+from gplsq._core import map_row_tiles, with_diagonal
 from gplsq.kernels._base import AbstractKernel
 
 # Bytes of a matrix from which slabs pay. glibc's malloc keeps up to 32 MB for the next call, and
@@ -30,16 +29,9 @@ def noisy_gram_recomputed(
     a likelihood or a hold-out in 3. In a loop, because XLA computes anew what `jax.checkpoint`
     alone asks for before the memory of the factorisation is free: 6 matrices.
     """
-    n, d = X.shape
+    X = jnp.asarray(X)
+    n = X.shape[0]
     if n * n * X.dtype.itemsize < _SLABS_FROM:
         return noisy_gram(kernel, noise_variance, X)
-    height = -(-n // _SLABS)
-    filled = jnp.concatenate([X, jnp.broadcast_to(X[:1], (_SLABS * height - n, d))])
-
-    @jax.checkpoint
-    def slab(rows: Array) -> Array:
-        return kernel.cross(rows, X)
-
-    slabs = jax.lax.map(slab, filled.reshape(_SLABS, height, d))
-    K = slabs.reshape(_SLABS * height, n)[:n]
+    K = map_row_tiles(lambda rows, _: kernel.cross(rows, X), X, -(-n // _SLABS))
     return with_diagonal(K, kernel.diagonal(X) + noise_variance)
