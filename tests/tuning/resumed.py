@@ -15,6 +15,7 @@ from gplsq.constraints import Constraint, constrained
 from gplsq.kernels import RBF
 from gplsq.tuning import Holdout, Level, _checkpoint, tune
 
+TRAINING_STEPS = 40
 LEVELS = [Level(20, 14), Level(28, 8)]
 
 
@@ -39,7 +40,7 @@ def bits(result):
     return [leaves, result.noise_variance.hex(), float(result.loss).hex(), records, message]
 
 
-def train(path, steps=40):
+def train(path):
     """A user's own loop: a sum of squares under a constraint, on batches drawn from a key."""
     optimizer = constrained(optax.adam(0.05), Constraint(lambda w: jnp.sum(w**2) - 2.0))
 
@@ -54,7 +55,7 @@ def train(path, steps=40):
     loop = {"step": 0, "now": (jax.random.key(3), w, optimizer.init(w))}
     if path is not None and os.path.exists(path):
         loop = gplsq.load_state(path, like=loop)
-    while loop["step"] < steps:
+    while loop["step"] < TRAINING_STEPS:
         loop = {"step": loop["step"] + 1, "now": update(*loop["now"])}
         if path is not None:
             gplsq.save_state(path, loop)

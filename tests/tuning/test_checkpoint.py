@@ -12,7 +12,7 @@ import time
 import numpy as np
 import optax
 import pytest
-from resumed import bits, run
+from resumed import TRAINING_STEPS, bits, run
 
 import gplsq
 from gplsq import GPClassifier, GPRegressor, LoadError, kernels
@@ -53,6 +53,19 @@ def files(path, monkeypatch):
     return seen
 
 
+@pytest.fixture
+def steps(monkeypatch):
+    """One entry for every step that the tuner takes, but for the exam at the end of a level."""
+    record, taken = _run.Run._record, []
+
+    def counted(*arguments):
+        taken.append(None)
+        record(*arguments)
+
+    monkeypatch.setattr(_run.Run, "_record", counted)
+    return taken
+
+
 SETTINGS = {
     "all rows": {"levels": [(30, 8)]},
     "levels of fresh rows": {"objective": Holdout(0.25), "levels": [(20, 7), (28, 4)]},
@@ -67,7 +80,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_run_goes_on_from_every_step_with_the_same_bits(data, path, files, name):
+def test_a_run_goes_on_from_every_step_with_the_same_bits(data, path, files, steps, name):
     X, y = data
     settings = dict(SETTINGS[name])
     if settings.pop("observed", False):
@@ -86,7 +99,9 @@ def test_a_run_goes_on_from_every_step_with_the_same_bits(data, path, files, nam
     # At most eight of them, the first and the last too.
     for i in np.unique(np.linspace(0, len(written) - 1, 8).astype(int)):
         path.write_bytes(written[i])
+        steps.clear()
         assert result(path) == expected, f"after step {i + 1}"
+        assert len(steps) == len(written) - (i + 1)
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -250,16 +265,18 @@ def test_killed_processes_lose_nothing(path, tmp_path, kind, tried):
     kills, done = KILLS_LONG if LONG else KILLS, tmp_path / "result"
     script = pathlib.Path(__file__).parent / "resumed.py"
     command = [sys.executable, str(script), kind, str(path), str(done)]
+    whole = TRAINING_STEPS if kind == "constrained" else len(run(None).history)
     environment = {**os.environ, "PYTHONPATH": str(script.parents[2])}
-    landed = 0
+    landed, steps, runs = 0, 0, 1
     while landed < kills:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert child.stdout is not None
         # Few steps a process, so that there are some left for the next ones.
         for _ in range(int(rng.integers(1, max(2, 40 // kills)))):
-            child.stdout.readline()
+            steps += child.stdout.readline() == "step\n"
         time.sleep(rng.uniform(0, 0.03))
         child.send_signal(signal.SIGKILL)
+        steps += len(child.stdout.readlines())
         child.stdout.close()
         assert child.wait() in (0, -signal.SIGKILL)
         landed += child.returncode != 0
@@ -268,9 +285,13 @@ def test_killed_processes_lose_nothing(path, tmp_path, kind, tried):
             assert resumed == straight
             done.unlink()
             path.unlink()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+            runs += 1
+    last = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    steps += last.stdout.count("step\n")
     resumed, straight = json.loads(done.read_text())
     assert resumed == straight
+    # A kill costs the one step that was being written.
+    assert runs * whole <= steps <= runs * whole + landed
     # Unfinished writes of killed processes are cleared away by the tuner.
     left = sorted(name for name in os.listdir(tmp_path) if not name.endswith(".part"))
     assert left == ["result", "run"]
