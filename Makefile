@@ -26,7 +26,7 @@ ONE_MODE := tests/docs tests/plotting tests/properties/test_estimator_properties
 # Processes with eight devices, minutes of compilation.
 MANY_DEVICES := tests/distributed tests/properties/test_mesh_properties.py
 
-.PHONY: demo test test-rest test-all slow-tests lint types site docs bench dist lock lowest newest clean
+.PHONY: demo test test-rest test-all slow-tests lint types site docs bench dist lock lowest newest peers kills clean
 
 $(STAMP): pyproject.toml $(LOCK)
 	@echo "== Setting up $(VENV) (first run: a few minutes, mostly downloading JAX)"
@@ -120,6 +120,23 @@ lowest newest:
 	@$(OTHER)/bin/python -m uv pip list --quiet --python $(OTHER)/bin/python | \
 		grep -E '^(jax|jaxlib|equinox|optax|scikit-learn|numpy|scipy|matfree) '
 	@GPLSQ_X64=1 $(OTHER)/bin/python -m pytest -q -n 2 --dist loadfile -W ignore::DeprecationWarning $(QUICK)
+
+# Likewise. A skip would hide what this is for.
+peers:
+	@echo "== Code for and beside PyTorch, GPyTorch and Cooper, with them installed"
+	@rm -rf $(OTHER) && $(PYTHON) -m venv $(OTHER)
+	@$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@$(OTHER)/bin/python -m uv pip install --quiet --python $(OTHER)/bin/python \
+		--constraint $(LOCK) --editable '.[test,docs,torch]' gpytorch cooper-optim
+	@mkdir -p build
+	@GPLSQ_X64=1 $(OTHER)/bin/python -m pytest -q -n 2 --dist loadfile -rs tests/interop/test_torch.py \
+		tests/interop/test_torch_refusals.py tests/docs/test_coming_from.py tests/docs/test_site.py \
+		| tee build/peers.log
+	@! grep -E '^(SKIPPED|FAILED|ERROR)' build/peers.log
+
+kills: $(STAMP)
+	@echo "== Runs that are killed at random times, twenty each, and go on"
+	@GPLSQ_HYPOTHESIS=long $(BIN)/python -m pytest -q tests/tuning/test_checkpoint.py -k killed
 
 clean:
 	rm -rf $(VENV) $(OTHER)

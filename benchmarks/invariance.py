@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from _harness import data_folder, environment, print_table
-from sparsity import images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import constraints_rotation_invariant as example
+from constraints_sparse_lenet import mnist
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--data", help="folder with mnist/ (default: GPLSQ_DATA, ../shared/data)")
     options = parser.parse_args()
-    X, y, X_test, y_test = images(data_folder(options.data, "mnist"))
+    X, y, X_test, y_test = mnist(data_folder(options.data, "mnist") / "mnist")
     parts = [X[:, 0], y, X_test[:, 0], y_test]
     runs = []
     for seed in range(options.seeds):

@@ -1,7 +1,8 @@
 """Gaussian processes in JAX, built on differentiable matrix-free least squares.
 
 `GPRegressor` is the estimator, `lstsq` the solver it stands on; everything between is public too:
-`kernels`, `operators`, `solvers`, `gp` (the functional core) and `tuning`.
+`kernels`, `operators`, `solvers`, `gp` (the functional core) and `tuning`; `constraints` trains any
+model under hard constraints.
 """
 
 from gplsq import constraints as constraints

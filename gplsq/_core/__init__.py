@@ -1,4 +1,4 @@
-"""Floor 0: types, statuses, checks, numerics and parameters. Knows nothing about kernels or GPs."""
+"""Floor 0: types, checks, numerics, tiles, meshes, parameters, saved files; nothing of kernels."""
 
 from gplsq._core._archive import LoadError as LoadError
 from gplsq._core._archive import unfinished as unfinished
@@ -9,6 +9,7 @@ from gplsq._core._checks import check_real_array as check_real_array
 from gplsq._core._checks import describe as describe
 from gplsq._core._compile import jit_quickly as jit_quickly
 from gplsq._core._encoding import Encoder as Encoder
+from gplsq._core._memory import default_budget as default_budget
 from gplsq._core._memory import free_memory as free_memory
 from gplsq._core._mesh import add_parts as add_parts
 from gplsq._core._mesh import check_mesh as check_mesh
@@ -20,7 +21,6 @@ from gplsq._core._mesh import on_parts as on_parts
 from gplsq._core._mesh import place as place
 from gplsq._core._mesh import spread_and_total as spread_and_total
 from gplsq._core._numerics import NINETY_FIVE as NINETY_FIVE
-from gplsq._core._numerics import column_dot as column_dot
 from gplsq._core._numerics import column_norm as column_norm
 from gplsq._core._numerics import default_rtol as default_rtol
 from gplsq._core._numerics import is_traced as is_traced
@@ -31,7 +31,7 @@ from gplsq._core._numerics import plain_norm as plain_norm
 from gplsq._core._numerics import safe_divide as safe_divide
 from gplsq._core._numerics import safe_sqrt as safe_sqrt
 from gplsq._core._numerics import stop_gradient as stop_gradient
-from gplsq._core._numerics import symmetric_givens as symmetric_givens
+from gplsq._core._numerics import usable_divisor as usable_divisor
 from gplsq._core._numerics import with_diagonal as with_diagonal
 from gplsq._core._parameters import Parameter as Parameter
 from gplsq._core._parameters import cast as cast
@@ -43,8 +43,6 @@ from gplsq._core._parameters import positive as positive
 from gplsq._core._parameters import unconstrain as unconstrain
 from gplsq._core._points import as_points as as_points
 from gplsq._core._registry import savable as savable
-from gplsq._core._registry import savable_by_name as savable_by_name
-from gplsq._core._registry import savable_class as savable_class
 from gplsq._core._saved_file import read_saved as read_saved
 from gplsq._core._saved_file import write_saved as write_saved
 from gplsq._core._spectral import reduced_svd as reduced_svd

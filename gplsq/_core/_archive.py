@@ -21,7 +21,7 @@ import numpy as np
 
 # What a file may be, and where one comes from.
 _SOURCES = {
-    "model": "GPRegressor.save",
+    "model": "GPRegressor.save or GPClassifier.save",
     "state": "gplsq.save_state, or by tuning with checkpoint=",
 }
 _SUM_BYTES = 64
@@ -205,7 +205,13 @@ def _refuse_constant(text: str) -> Any:
 @contextlib.contextmanager
 def _in_place_of(path: Any) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` once it is complete and on the disk."""
+    if os.fspath(path).endswith(("/", os.sep)):
+        msg = f"{path} is the name of a folder. Pass the path of a file."
+        raise OSError(msg)
     target = os.path.realpath(os.fspath(path))
+    if not os.path.isdir(os.path.dirname(target)):
+        msg = f"{path} cannot be written: its folder does not exist. Make the folder first."
+        raise FileNotFoundError(msg)
     exists = os.path.lexists(target)
     if exists and not stat.S_ISREG(os.stat(target).st_mode):
         msg = f"{path} is not a file, and is not replaced. Pass the path of a file."

@@ -100,7 +100,7 @@ def check_finite_scalar(
 
 
 def check_real_array(name: str, value: Any) -> Any:
-    """Return `value` if it holds real numbers of a dtype that JAX has.
+    """Return `value`, in the byte order of the machine, if it holds real numbers that JAX has.
 
     Raises
     ------
@@ -123,4 +123,6 @@ def check_real_array(name: str, value: Any) -> Any:
             "it, for example to float32."
         )
         raise TypeError(msg)
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:
+        return value.astype(value.dtype.newbyteorder("="))
     return value

@@ -4,9 +4,17 @@ import os
 
 import jax
 
+# Of the free memory, what a fit or a kept kernel matrix may take if the user gives no budget.
+_FRACTION = 0.5
+
+
+def default_budget() -> float:
+    """Bytes that may be taken without being asked: half of what is free now."""
+    return _FRACTION * free_memory()
+
 
 def free_memory() -> float:
-    """Bytes free on JAX's default device now; of the machine, if that is where JAX computes."""
+    """Bytes free on the first device of this process now; of the machine, where that is a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return float(stats["bytes_limit"] - stats.get("bytes_in_use", 0))

@@ -44,18 +44,13 @@ def matmul_adjoint(A: Float[Array, "m n"], u: Float[Array, "m *k"]) -> Float[Arr
     return matmul(u, A) if u.ndim == 1 else matmul(A.T, u)
 
 
-def column_dot(a: Float[Array, "n k"], b: Float[Array, "n k"]) -> Float[Array, " k"]:
-    """Inner products of corresponding columns."""
-    return jnp.sum(a * b, axis=0)
-
-
 def column_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
     """Euclidean norms of the columns, safe against overflow and underflow.
 
     Dividing by the largest entry first keeps float32 columns scaled by 1e±30 finite.
     """
     scale = jnp.max(jnp.abs(a), axis=0, initial=0.0)
-    divisor = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+    divisor = usable_divisor(scale)
     return divisor * safe_sqrt(jnp.sum((a / divisor) ** 2, axis=0))
 
 
@@ -65,6 +60,11 @@ def plain_norm(a: Float[Array, "n k"]) -> Float[Array, " k"]:
     The derivative at 0 is taken as 0, so that an unrolled solve that has converged stays finite.
     """
     return safe_sqrt(jnp.sum(a * a, axis=0))
+
+
+def usable_divisor(scale: Array) -> Array:
+    """`scale` where it is positive and finite, 1 elsewhere."""
+    return jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
 
 
 def safe_divide(a: Array, b: Array) -> Array:
@@ -80,22 +80,6 @@ def safe_sqrt(x: Array) -> Array:
     """
     zero = x <= 0  # NaN is not, and stays NaN
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
-
-
-def symmetric_givens(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Branch-free Givens rotation: `(c, s, r)` with `c a + s b = r >= 0` and `-s a + c b = 0`.
-
-    Elementwise over arrays; `(1, 0, 0)` for `a = b = 0`. Free of overflow and harmful underflow.
-    """
-    scale = jnp.maximum(jnp.abs(a), jnp.abs(b))
-    divisor = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
-    x, y = a / divisor, b / divisor
-    length = jnp.sqrt(x * x + y * y)
-    degenerate = length == 0
-    divisor_length = jnp.where(degenerate, 1, length)
-    c = jnp.where(degenerate, 1, x / divisor_length)
-    s = jnp.where(degenerate, 0, y / divisor_length)
-    return c, s, length * divisor
 
 
 def with_diagonal(matrix: Float[Array, "n n"], diagonal: Array | float) -> Float[Array, "n n"]:

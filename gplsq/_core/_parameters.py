@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from numbers import Number
 from typing import Any
 
 import equinox as eqx
@@ -10,18 +11,32 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from gplsq._core._numerics import is_traced
+
 _KEY = "gplsq_positive"
 
 
 def _as_parameter(value: Any) -> Any:
     """Convert numbers and arrays to floating-point arrays; let pytree placeholders pass."""
-    if isinstance(value, bool | np.bool_):
+    if not isinstance(value, bool | Number | list | tuple | np.ndarray | np.generic | Array):
+        return value
+    number = value if isinstance(value, Array) else np.asarray(value)
+    if not (jnp.issubdtype(number.dtype, jnp.floating) or number.dtype.kind in "iu"):
         msg = f"a hyperparameter must be a real number; got {value!r}. Pass a float or an array."
         raise TypeError(msg)
-    if isinstance(value, int | float | list | tuple | np.ndarray | np.number):
-        # Python numbers become arrays of the default float dtype; kernels cast to their data.
-        return jnp.asarray(value, dtype=float if not hasattr(value, "dtype") else None)
-    return value
+    # Whole numbers, and what has no dtype of its own, get the default one; kernels cast to their
+    # data.
+    own = hasattr(value, "dtype") and jnp.issubdtype(number.dtype, jnp.floating)
+    return jnp.asarray(value, dtype=None if own else float)
+
+
+def _as_positive(value: Any) -> Any:
+    """The same; numbers that can be looked at must be positive."""
+    number = _as_parameter(value)
+    if isinstance(number, Array) and not is_traced(number) and not np.all(np.asarray(number) > 0):
+        msg = f"a positive hyperparameter must be above 0; got {value!r}. Pass a larger number."
+        raise ValueError(msg)
+    return number
 
 
 def positive(**kwargs: Any) -> Any:
@@ -38,7 +53,7 @@ def positive(**kwargs: Any) -> Any:
     ...     def pair(self, x, z):
     ...         return jnp.maximum(1 - jnp.abs(x - z).sum() / self.width, 0)
     """
-    return eqx.field(converter=_as_parameter, metadata={_KEY: True}, **kwargs)
+    return eqx.field(converter=_as_positive, metadata={_KEY: True}, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Parameter:
 
 def _map(tree: Any, name: str, is_positive: bool, fn: Callable[[Parameter], Any]) -> Any:
     """Rebuild `tree` with `fn` applied to every floating-point array leaf."""
-    if dataclasses.is_dataclass(tree) and isinstance(tree, eqx.Module):
+    if isinstance(tree, eqx.Module):
         replaced = {}
         for field in dataclasses.fields(tree):
             if field.metadata.get("static", False):
@@ -67,7 +82,7 @@ def _map(tree: Any, name: str, is_positive: bool, fn: Callable[[Parameter], Any]
             [replaced[key] for key in names],
             is_leaf=lambda leaf: leaf is None,
         )
-    if isinstance(tree, list | tuple) and type(tree) in (list, tuple):
+    if type(tree) in (list, tuple):
         return type(tree)(
             _map(child, f"{name}[{i}]", is_positive, fn) for i, child in enumerate(tree)
         )

@@ -3,21 +3,18 @@
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from gplsq._core._checks import describe
+from gplsq._core._checks import check_real_array, describe
 
 
 def as_points(name: str, X: ArrayLike) -> Float[Array, "n d"]:
     """Check that `X` is a table of points, shape (n, d), and give it a floating-point dtype."""
-    points = jnp.asarray(X)
+    points = jnp.asarray(check_real_array(name, X))
     if points.ndim != 2:
         msg = (
             f"{name} must be a table of points, shape (n, d); got {describe(points)}. "
             "Reshape one input column with X[:, None], and one point with x[None, :]."
         )
         raise ValueError(msg)
-    if jnp.issubdtype(points.dtype, jnp.complexfloating):
-        msg = f"{name} must be real; got {describe(points)}. Stack real and imaginary parts."
-        raise TypeError(msg)
     if not jnp.issubdtype(points.dtype, jnp.floating):
         points = points.astype(float)
     return points

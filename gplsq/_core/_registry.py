@@ -46,7 +46,7 @@ def savable(
     pack: Callable[[Any], dict[str, Any]] | None = None,
     unpack: Callable[[dict[str, Any]], Any] | None = None,
 ) -> Any:
-    """Allow objects of a class of your own in files written by `GPRegressor.save`; a decorator.
+    """Allow objects of a class of your own in files written by an estimator's `save`; a decorator.
 
     `gplsq.load` makes objects of registered classes only. So the program that loads has to import
     the module in which the class is registered.

@@ -71,7 +71,7 @@ def load_state(path: Any, like: Any) -> Any:
     Raises
     ------
     LoadError
-        If the file is damaged or of another kind, or does not fit to `like`: by the name of the
+        If the file is damaged or of another kind, or does not match `like`: by the name of the
         leaf. Nothing in a file is executed.
     OSError
         If the file cannot be read.
@@ -145,7 +145,7 @@ def _packed(leaf: Any) -> dict[str, Any]:
         msg = "it lies on devices of several processes. Save what one process holds."
         raise TypeError(msg)
     value = np.asarray(leaf)
-    if value.dtype.hasobject:
+    if value.dtype.hasobject or value.dtype == jax.dtypes.float0:
         msg = f"it is {describe(leaf)}. Save arrays of numbers."
         raise TypeError(msg)
     value = value.astype(value.dtype.newbyteorder("="), copy=False)

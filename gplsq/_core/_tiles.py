@@ -10,7 +10,7 @@ from jaxtyping import Array
 # processor's last-level cache (5 MiB in float32), large enough to keep both cores busy.
 _TILE_ENTRIES = 1_200_000
 _MIN_ROWS, _MAX_ROWS = 32, 1024
-# Products with lower tiles are slower by more than what a tile of up to so many entries costs.
+# Products with shorter tiles are slower by more than what a tile of up to so many entries costs.
 _GOOD_ROWS, _MOST_ENTRIES = 128, 5_000_000
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 
 def triangular_inverse(R: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """R^-1. Products with it are many times faster than substitution. Cost: n^3 / 3 flops."""
+    """R^-1. Products with it are many times faster than substitution. Cost: n^3 flops."""
     return jax.scipy.linalg.solve_triangular(R, jnp.eye(R.shape[0], dtype=R.dtype))
 
 
@@ -17,7 +17,7 @@ def symmetric_cholesky(S: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 def inverse_from_cholesky(lower: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """`(L L^T)^-1` from L. Cost: n^3 multiplications and additions."""
+    """`(L L^T)^-1` from L. Cost: 2 n^3 flops."""
     # What LAPACK returns lies column by column; the inverse is symmetric, so that is its transpose
     # by rows. The barrier keeps XLA from turning products with it round: a gradient of the
     # leave-one-out loss of 992 rows takes a tenth less.

@@ -88,6 +88,8 @@ def hold_in_box(
     """x such that `d = u - x` keeps the linearised constraint and its bounds.
 
     Parameters and what is returned are those of `gplsq.constraints._active_set.hold`.
+
+    Equation (23) of docs/derivations/null-space.md.
     """
     jacobian, unequal = projection.jacobian, jnp.asarray(inequality)
     dtype, eps = u.dtype, float(jnp.finfo(u.dtype).eps)

@@ -49,6 +49,7 @@ def constrained(
     solver: AbstractLeastSquares | None = None,
     warm_start: bool = True,
     projection: str = "twice",
+    metric_eps: Rate = 1e-8,
     rank_every: int = 100,
     warn: bool = True,
     penalty: Rate = 1.0,
@@ -59,6 +60,8 @@ def constrained(
     Projecting only the gradient before Adam leaves the constraint, because Adam rescales it.
     Projecting only the update ends where Adam's update, and not the gradient, is normal to the
     constraint: a wrong point. Both together are feasible and optimal.
+    Equations (1), (15) and (16) of docs/derivations/null-space.md.
+
 
     Parameters
     ----------
@@ -80,6 +83,9 @@ def constrained(
         `"twice"`: the gradient and the update, two solves, right for every optimiser. `"metric"`:
         only the update, in the metric of Adam's preconditioner, one solve; for Adam, AdamW and
         other chains with `optax.scale_by_adam`.
+    metric_eps
+        The `eps` of that Adam, which its state does not hold; 1e-8 is optax's default. With another
+        one training comes to rest at a wrong point.
     penalty, multiplier_rate
         For the other two methods; see `augmented_lagrangian`.
 
@@ -118,6 +124,7 @@ def constrained(
         warm_start=warm_start,
         rank_every=rank_every,
         warn=warn,
+        metric_eps=metric_eps,
     )
     if method != "null_space":
         return lagrangian_optimizer(
@@ -167,7 +174,10 @@ def _twice(
     batch: PyTree,
     extra: dict[str, Any],
 ) -> tuple[PyTree, ConstrainedState]:
-    """Both projections."""
+    """Both projections.
+
+    Equations (1), (15) and (16) of docs/derivations/null-space.md.
+    """
     old: NullSpaceState = state.constraint
     bare = bare_point(everything, params, batch, old.count, settings, expected_rows(old))
     linearised = at_once(everything, lambda: linearise(bare, old.damping))
@@ -211,7 +221,10 @@ def _once(
     batch: PyTree,
     extra: dict[str, Any],
 ) -> tuple[PyTree, ConstrainedState]:
-    """One projection, in the metric of the optimiser."""
+    """One projection, in the metric of the optimiser.
+
+    Equation (17) of docs/derivations/null-space.md.
+    """
     old: NullSpaceState = state.constraint
     proposed, inside = inner.update(updates, state.inner, params, **extra)
     bare = bare_point(everything, params, batch, old.count, settings, expected_rows(old))

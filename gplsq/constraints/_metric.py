@@ -13,10 +13,13 @@ from jaxtyping import Array, Float, PyTree
 from gplsq.constraints._params import Movable
 
 
-def adam_metric(state: PyTree, layout: Movable) -> Float[Array, " n"]:
+def adam_metric(state: PyTree, layout: Movable, eps: Array | float) -> Float[Array, " n"]:
     """Square root of Adam's preconditioner `1 / (sqrt(nu) + eps)`, scaled to mean square 1.
 
-    A common factor changes no projection, so that the bias correction of nu is left out.
+    A common factor changes no projection: the bias correction of nu, which tends to 1, is left out.
+    The state does not hold `eps`.
+    Equation (17) of docs/derivations/null-space.md.
+
 
     Raises
     ------
@@ -35,6 +38,6 @@ def adam_metric(state: PyTree, layout: Movable) -> Float[Array, " n"]:
         )
         raise ValueError(msg)
     nu = layout.ravel(found[0].nu)
-    preconditioner = 1 / (jnp.sqrt(nu) + 1e-8)
+    preconditioner = 1 / (jnp.sqrt(nu) + eps)
     preconditioner = jnp.where(jnp.isfinite(preconditioner), preconditioner, 1)
     return jnp.sqrt(preconditioner / jnp.mean(preconditioner))

@@ -2,14 +2,14 @@
 
 With J the Jacobian of the residuals, the step is
 
-    x = J^T m,    m = (J J^T + damp^2)^+ (J u + t),                                           (1)
+    x = J^T m,    m = (J J^T + damp^2)^+ (J u + t),                                           (4)
 
 and `u - x` is the update closest to u with `J (u - x) = -t`: undamped it holds exactly wherever it
 can hold, and x is then the solution of `J x = J u + t` of minimum norm. m are the least-squares
 multipliers. J is touched by its products alone, or, where there are few residuals, made by one
 backward pass each and factorised.
 
-docs/derivations/null-space.md has the derivation, where (1) is (4).
+docs/derivations/null-space.md has the derivation, and the number.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ _SAFE = 100.0
 
 
 class Step(NamedTuple):
-    """A solution of (1)."""
+    """A solution of (4)."""
 
     value: Float[Array, " n"]  # x
     multipliers: Float[Array, " p"]  # m
@@ -66,6 +66,8 @@ def factorise(A: Float[Array, "n p"], idle: Array | None = None) -> Factors:
     Forming J J^T squares the condition number but costs a hundredth of the decomposition of J^T.
     `idle` is 1 for columns that are zero because nobody asks for them: they do not make J J^T
     singular here, and what comes out is right for right-hand sides that are zero there.
+
+    Equations (4) and (5) of docs/derivations/null-space.md.
     """
     n, p = A.shape
     if p > n:
@@ -101,7 +103,10 @@ def _cutoff(factors: Factors) -> Array:
 
 
 class Projection(eqx.Module):
-    """J at one point, with what (1) needs of it; made once a step, used several times."""
+    """J at one point, with what (4) needs of it; made once a step, used several times.
+
+    Equations (4), (5) and (21) of docs/derivations/null-space.md.
+    """
 
     jacobian: AbstractEuclideanOperator  # (p, n)
     solver: AbstractLeastSquares

@@ -124,6 +124,7 @@ def touched(
 
     jaxpr = jax.make_jaxpr(residuals)([leaves[i] for i in layout.index]).jaxpr
     read = {id(atom) for equation in jaxpr.eqns for atom in equation.invars}
+    read |= {id(atom) for atom in jaxpr.outvars}  # a leaf may be the residual itself
     used = [id(variable) in read for variable in jaxpr.invars]
     for part in constraint.parts():
         flags = part.pinned(params, step) if _pins(part) else None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from gplsq._core import STATUS, check_finite_scalar, plain_norm, status_message
+from gplsq._core import STATUS, check_count, check_finite_scalar, plain_norm, status_message
 from gplsq.constraints._active_set import hold
 from gplsq.constraints._base import AbstractConstraint
 from gplsq.constraints._params import Movable, movable
@@ -64,6 +64,8 @@ def restore_feasibility(
     """Move parameters onto a constraint by Gauss-Newton steps of minimum norm, with backtracking.
 
     For the end of training, or for a feasible start.
+    Equation (19) of docs/derivations/null-space.md.
+
 
     Parameters
     ----------
@@ -99,6 +101,7 @@ def restore_feasibility(
     solution where the Jacobian has full rank (Ben-Israel 1966).
     """
     settings = _settings(constraint, solver)
+    check_count("max_steps", max_steps, minimum=1)
     layout = movable(params)
     check_boxes(constraint, params, jnp.asarray(_LAST, jnp.int32), layout)
     if tolerance is None:

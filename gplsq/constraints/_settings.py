@@ -29,6 +29,7 @@ class Settings(NamedTuple):
     warm_start: bool
     rank_every: Any
     warn: bool
+    metric_eps: Any
 
     @property
     def adaptive(self) -> bool:
@@ -70,6 +71,7 @@ def checked_settings(
     warm_start: bool = True,
     rank_every: Any = 0,
     warn: bool = True,
+    metric_eps: Any = 1e-8,
 ) -> Settings:
     """Check what the user passed.
 
@@ -116,6 +118,7 @@ def checked_settings(
         warm_start=warm_start,
         rank_every=_as_count("rank_every", rank_every),
         warn=warn,
+        metric_eps=as_rate("metric_eps", metric_eps),
     )
 
 

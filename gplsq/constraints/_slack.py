@@ -41,6 +41,8 @@ def hold_with_slack(
 
     Parameters and what is returned are those of `gplsq.constraints._active_set.hold`. Rows less
     than a step away that push are called active.
+
+    Equation (24) of docs/derivations/null-space.md.
     """
     jacobian, unequal = projection.jacobian, jnp.asarray(inequality)
     dtype, tiny = u.dtype, jnp.finfo(u.dtype).tiny

@@ -79,12 +79,8 @@ class Sparsity(AbstractConstraint):
                 "fraction of 0.9 zeroes 90 %."
             )
             raise ValueError(msg)
-        if not 0 <= begin_step <= end_step:
-            msg = (
-                "begin_step must be at least 0 and end_step no less; got "
-                f"{begin_step} and {end_step}. Pass begin_step <= end_step."
-            )
-            raise ValueError(msg)
+        begin_step = check_count("begin_step", begin_step)
+        end_step = check_count("end_step", end_step, minimum=begin_step)
         self.where = where
         self.scope = check_choice("scope", scope, ("tensor", "global"))
         self.structure = _check_structure(structure)

@@ -169,7 +169,7 @@ def linearise(point: Point, damping: Array, optimizer_state: PyTree = None) -> P
     if point.pinned is not None:
         jacobian = Composed(jacobian, Diagonal(jnp.where(point.pinned, 0, 1).astype(dtype)))
     if optimizer_state is not None:
-        metric = adam_metric(optimizer_state, layout)
+        metric = adam_metric(optimizer_state, layout, rate_at(settings.metric_eps, step, dtype))
         point = point._replace(metric=metric)
         jacobian = Composed(jacobian, Diagonal(metric))
     damp = None
@@ -190,6 +190,8 @@ def project_gradient(
 
     `reach` is the length of an update for a gradient of length 1, as last seen: an inequality
     counts as far as a step of that length would come up against it.
+
+    Equations (14) and (18) of docs/derivations/null-space.md.
     """
     inside = point.free(gradient)
     far, room = jnp.maximum(reach, 1e-20), point.room()
@@ -212,7 +214,10 @@ def project_update(
     update: Float[Array, " n"],
     start: Array | None,
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Held | None]:
-    """The update that keeps and corrects the linearised constraint, its part along it, and m."""
+    """The update that keeps and corrects the linearised constraint, its part along it, and m.
+
+    Equations (2) and (3) of docs/derivations/null-space.md.
+    """
     dtype = update.dtype
     if point.pinned is not None and point.pull is not None:
         update = jnp.where(point.pinned, -point.pull * point.theta, update)
@@ -246,6 +251,8 @@ def restore(
 
     Each is taken only if it lowers the violation. Returns the update, the violation after it, the
     number of corrections, their solver steps and their worst status.
+
+    Equation (19) of docs/derivations/null-space.md.
     """
     settings, metric, zero = point.settings, point.metric, jnp.zeros((), jnp.int32)
     after = point.evaluate_after(update)

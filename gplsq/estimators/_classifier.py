@@ -23,8 +23,9 @@ from gplsq.estimators._saving import SavingMixin, register_estimator
 from gplsq.estimators._scaling import fit_scaling
 from gplsq.estimators._state import whole_fit
 from gplsq.estimators._summary import Summary
+from gplsq.estimators._table import check_plain
 from gplsq.estimators._tuning import raise_if_interrupted
-from gplsq.estimators._weights import RowWeights, row_weights
+from gplsq.estimators._weights import RowWeights, inducing_points, row_weights
 from gplsq.gp import (
     averaged_logits,
     calibrate_classes,
@@ -58,8 +59,7 @@ class GPClassifier(KernelParametersMixin, SavingMixin, ClassifierMixin, BaseEsti
         Of the Newton steps: a Cholesky factor up to 4000 rows, inducing points beyond; see
         `gplsq.gp.classify`.
     inducing : int or array-like of shape (m, d), default=None
-        Inducing points, in standardised units when `standardize` is on, or how many to choose from
-        the data; 1024 by default.
+        Inducing points in the units of X, or how many to choose from the data: asks for that model.
     memory : float or str, default=None
         What the fit may take beside the table: bytes, or text such as "2 GiB"; half of what is free
         by default.
@@ -180,10 +180,9 @@ class GPClassifier(KernelParametersMixin, SavingMixin, ClassifierMixin, BaseEsti
         y : array-like of shape (n,)
             Labels: numbers, strings or booleans, of at least two classes.
         sample_weight : array-like of shape (n,), default=None
-            How often each row counts: whole numbers are the same as repeated rows (with LSMR but
-            for the bound that variances then are), 0 leaves a row out. Others multiply its log
-            likelihood, and the tuner counts all rows alike. It gets a random million of the
-            repeated rows where they are more.
+            How often each row counts: its log likelihood is multiplied by that, and whole numbers
+            are repeated rows of the model and its calibration (with LSMR but for the bound that
+            variances then are). The tuner counts all rows alike. 0 leaves a row out.
 
         Returns
         -------
@@ -212,6 +211,7 @@ class GPClassifier(KernelParametersMixin, SavingMixin, ClassifierMixin, BaseEsti
 
     def _validated_fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         check_class_parameters(self)
+        check_plain(X=X, y=y)
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), ensure_min_samples=2)
         X = np.asarray(X)
         rows = row_weights(X, np.ones(len(X), bool), sample_weight, None)
@@ -222,7 +222,7 @@ class GPClassifier(KernelParametersMixin, SavingMixin, ClassifierMixin, BaseEsti
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._X_scaling = fit_scaling(X, self.standardize, constant_scale=np.inf, weights=repeats)
         with jax.enable_x64(X.dtype == np.float64):
-            self._fit(self._X_scaling.apply(X, X.dtype), codes, rng, rows)
+            self._fit(self._X_scaling.apply(X, X.dtype, "X"), codes, rng, rows)
 
     def _fit(
         self,
@@ -234,18 +234,13 @@ class GPClassifier(KernelParametersMixin, SavingMixin, ClassifierMixin, BaseEsti
         """Everything after validation, in standardised units and inside the dtype's scope."""
         count = len(self.classes_)
         counts = None if weights is None else weights.repeats
-        data = X, codes
-        # Of a kernel that stays no data are looked at.
-        if weights is not None and (self.objective is not None or self.kernel is None):
-            index = weights.repeated(rng)
-            data = data if index is None else (X[index], codes[index])
-        self.kernel_, self.history_ = tune_classes(self, *data, count, rng)
+        self.kernel_, self.history_ = tune_classes(self, X, codes, count, rng)
         self.posterior_ = classify(
             *(self.kernel_, X, codes),
             num_classes=count,
             counts=counts,
             solver=self.solver,
-            inducing=self.inducing,
+            inducing=inducing_points(self, weighted=False),
             form=self.form,
             rtol=self.rtol,
             memory=self.memory,
@@ -367,5 +362,6 @@ class GPClassifier(KernelParametersMixin, SavingMixin, ClassifierMixin, BaseEsti
 
     def _points(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "posterior_")
+        check_plain(X=X)
         Z = np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
         return self._X_scaling.apply(Z, np.dtype(self.posterior_.X.dtype))

@@ -12,8 +12,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 
 from gplsq._core import LoadError, describe
-from gplsq.estimators._parameters import check_common_parameters
-from gplsq.estimators._summary import SummaryRow, _formula, _hyperparameters, _number
+from gplsq.estimators._parameters import also_fixed, check_common_parameters
+from gplsq.estimators._summary import (
+    SummaryRow,
+    closing_rows,
+    column_names,
+    formula,
+    hyperparameters,
+    number,
+)
 from gplsq.estimators._tuning import tuned_so_far
 from gplsq.gp import CLASS_SOLVERS, LaplacePosterior
 from gplsq.kernels import RBF, AbstractKernel, Scaled
@@ -90,7 +97,7 @@ def tune_classes(
         levels=class_levels(n) if model.levels is None else model.levels,
         num_restarts=model.num_restarts,
         bounds=model.bounds,
-        fixed=[*(model.fixed or ()), _NOISE],
+        fixed=also_fixed(model.fixed, _NOISE),
         priors=model.priors,
         constraints=model.constraints,
         random_state=rng,
@@ -173,9 +180,8 @@ def check_loaded_classifier(model: Any) -> None:
 
 def summary_rows(model: Any) -> Iterator[SummaryRow]:
     """The lines of a classifier's summary."""
-    posterior, history = model.posterior_, model.history_
-    names = getattr(model, "feature_names_in_", None)
-    names = [f"x{i}" for i in range(model.n_features_in_)] if names is None else list(names)
+    posterior = model.posterior_
+    names = column_names(model)
     counts = np.bincount(np.asarray(posterior.codes), minlength=posterior.num_classes)
     shown = [f"{label}: {count:,}" for label, count in zip(model.classes_, counts, strict=True)]
     more = ", ..." if len(shown) > 10 else ""
@@ -183,17 +189,15 @@ def summary_rows(model: Any) -> Iterator[SummaryRow]:
     yield SummaryRow("classes", ", ".join(shown[:10]) + more)
     yield SummaryRow("inputs", f"{len(names)}")
     yield SummaryRow("dtype", str(np.dtype(posterior.X.dtype)))
-    yield SummaryRow("kernel", _formula(model.kernel_, names))
-    for row in _hyperparameters(model.kernel_, names, model._X_scaling.scale, 1.0):
+    yield SummaryRow("kernel", formula(model.kernel_, names))
+    for row in hyperparameters(model.kernel_, names, model._X_scaling.scale, 1.0):
         yield row._replace(unit=row.unit.replace("target", "logit"))
-    yield SummaryRow("temperature", _number(model.calibration_.temperature))
+    yield SummaryRow("temperature", number(model.calibration_.temperature))
     yield SummaryRow(
-        "latent scale", _number(model.calibration_.latent_scale), "× posterior variance"
+        "latent scale", number(model.calibration_.latent_scale), "× posterior variance"
     )
     log_loss, accuracy, rows = model.held_out_
     how = f"nats, {rows:,} rows, each predicted from the others"
-    yield SummaryRow("held-out log loss", _number(log_loss), how)
+    yield SummaryRow("held-out log loss", number(log_loss), how)
     yield SummaryRow("held-out accuracy", f"{accuracy:.1%}")
-    yield SummaryRow("solver", model.solver_report_)
-    tuning = f"{history[-1]['seconds']:.1f} of them tuning" if len(history) else "no tuning"
-    yield SummaryRow("seconds", f"{model.fit_seconds_:.1f}, {tuning}")
+    yield from closing_rows(model)

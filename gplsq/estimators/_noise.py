@@ -70,7 +70,7 @@ class NoiseMixin:
         if not there.any():
             return weights
         settings = {name: getattr(self, name) for name in _SETTINGS}
-        settings["inducing"] = inducing_points(self.inducing, points.shape[1] + 1, weighted=True)
+        settings["inducing"] = inducing_points(self, weighted=True)
         with jax.enable_x64(points.dtype == np.float64):
             fit = robust(
                 *(self.kernel_, points, target),

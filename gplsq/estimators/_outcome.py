@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from gplsq._core import STATUS
 from gplsq.gp import Calibration, CorrelatedOutputs, LowRankPosterior, SeparateOutputs, calibrate
 
 # Rows whose leave-one-out residuals calibrate two numbers.
@@ -51,7 +52,8 @@ def _columns_of(posterior: Any) -> tuple[Any, ...]:
 def check_finite_mean(posterior: Any) -> None:
     """Refuse a posterior whose mean is not finite."""
     for part in parts_of(posterior):
-        if not np.all(np.isfinite(np.asarray(part.solution.value))):
+        finite = np.all(np.isfinite(np.asarray(part.solution.value)))
+        if not finite or np.any(np.asarray(part.solution.status) == STATUS.NON_FINITE):
             msg = (
                 f"the posterior mean is not finite: {part.solution.report()}. "
                 'solver="auto" goes on with LSMR where a factorisation fails.'

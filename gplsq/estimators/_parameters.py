@@ -1,5 +1,6 @@
 """Parameters and results of an estimator, refused by name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,14 @@ def check_common_parameters(model: Any, solvers: tuple[str, ...]) -> None:
     if not isinstance(model.standardize, bool | np.bool_):
         msg = f"standardize must be True or False; got {describe(model.standardize)}."
         raise TypeError(msg)
+
+
+def also_fixed(fixed: Any, name: str) -> Any:
+    """`fixed` with one more name; what is no list of names is left for the tuner to refuse."""
+    if fixed is None:
+        return [name]
+    known = isinstance(fixed, Sequence | set | frozenset) and not isinstance(fixed, str)
+    return [*fixed, name] if known else fixed
 
 
 def check_parameters(model: Any) -> None:

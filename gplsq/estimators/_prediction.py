@@ -7,7 +7,8 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gplsq.estimators._outcome import working_dtype
-from gplsq.estimators._targets import own_mean
+from gplsq.estimators._table import check_plain
+from gplsq.estimators._targets import fitted_mean, own_mean
 from gplsq.estimators._weights import is_weighted, with_weights
 
 
@@ -72,7 +73,7 @@ class PredictionMixin:
         shift, scale = (float(v) if np.ndim(v) == 0 else v for v in self._y_scaling)
         with jax.enable_x64(Z.dtype == np.float64):
             mean = np.asarray(self.posterior_.mean(Z)) * scale + shift
-            mean = (mean + own_mean(self.mean, rows, mean.shape)).astype(Z.dtype)
+            mean = (mean + own_mean(fitted_mean(self), rows, mean.shape)).astype(Z.dtype)
             latent, noise = self.calibration_
             noise = noise if include_noise else 0.0
             if return_std:
@@ -104,6 +105,7 @@ class PredictionMixin:
     def _rows(self, X: Any) -> np.ndarray:
         """Verified rows, in the units of the user."""
         check_is_fitted(self, "posterior_")
+        check_plain(X=X)
         return np.asarray(validate_data(self, X, reset=False, dtype=(np.float64, np.float32)))
 
     def _points(self, Z: np.ndarray) -> np.ndarray:

@@ -70,10 +70,10 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
         Planned by `gplsq.plan`: dense Cholesky up to 5000 rows, preconditioned function-space LSMR
         beyond, and inducing points where that would take over half a minute.
     inducing : int or array-like of shape (m, d), default=None
-        Inducing points, in standardised units when `standardize` is on, or how many to choose from
-        the data; see `gplsq.gp.condition`.
+        Inducing points in the units of X, or how many to choose from the data: asks for that model;
+        see `gplsq.gp.condition`.
     num_features : int, default=None
-        Random features of ``solver="features"``.
+        How many random features: asks for that model.
     memory : float or str, default=None
         What the posterior may take beside the table: bytes, or text such as "2 GiB"; half of what
         is free by default.
@@ -243,8 +243,8 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
             A label for each row; `gplsq.tuning.GroupHoldout` holds out rows of a label together.
         sample_weight : array-like of shape (n,), default=None
             A row of weight w has a w-th of the noise variance, and counts w times in the scaling:
-            whole weights give the mean of repeated rows, and are tuned as such (as a random million
-            of them where they are more). Rows of weight 0 are left out.
+            whole weights give the mean of repeated rows. Held-out errors count as often. Rows of
+            weight 0 are left out.
         noise_variance : array-like of shape (n,), default=None
             The known noise variance of every row, in squared units of y; positive. It is not
             tuned. Not together with `sample_weight`.
@@ -299,12 +299,13 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._X_scaling = fit_scaling(X, self.standardize, constant_scale=np.inf, weights=repeats)
         self._y_scaling = fit_target_scaling(y, self.standardize, repeats)
-        target = self._y_scaling.apply(y, X.dtype)
+        self._mean = self.mean
+        target = self._y_scaling.apply(y, X.dtype, "y")
         with jax.enable_x64(X.dtype == np.float64):
             if isinstance(X, RowTable):
                 self._fit(X.standardised(*self._X_scaling), target, groups, rng)
             else:
-                self._fit(self._X_scaling.apply(X, X.dtype), target, groups, rng, rows)
+                self._fit(self._X_scaling.apply(X, X.dtype, "X"), target, groups, rng, rows)
 
     def _fit(
         self,
@@ -320,7 +321,7 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
         tuned = without_trend(self.mean, X, y, None if rows is None else rows.weight)
         data = X, tuned, groups, False
         if rows is not None and self.objective is not None:
-            data = rows.for_tuning(X, tuned, groups, rng)
+            data = *rows.apply(X, tuned), groups, True
         outcome = tune_or_keep(self, start, *data, rng, known_noise(rows, self._y_scaling.scale))
         kernel, noise, self.history_ = outcome
         self.kernel_, self.noise_variance_ = kernel, noise
@@ -338,7 +339,7 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
             solver=self.solver,
             rtol=self.rtol,
             form=self.form,
-            inducing=inducing_points(self.inducing, X.shape[1], rows is not None),
+            inducing=inducing_points(self, weighted=rows is not None),
             num_features=self.num_features,
             memory=self.memory,
             mesh=self.mesh,

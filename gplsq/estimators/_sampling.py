@@ -12,7 +12,7 @@ from gplsq._core import check_choice, check_count, describe
 from gplsq.estimators._outcome import with_clipped
 from gplsq.estimators._scaling import Scaling
 from gplsq.estimators._state import to_jax, to_numpy
-from gplsq.estimators._targets import own_mean
+from gplsq.estimators._targets import fitted_mean, own_mean
 from gplsq.gp import CorrelatedOutputs
 
 # Rows up to which draws are exact: their covariance takes 8 MiB, and its factor half a second.
@@ -275,7 +275,7 @@ class SampledFunctions:
             mean = np.asarray(model.posterior_.mean(Z), np.float64)
             paths = np.moveaxis(np.asarray(self._paths(Z), np.float64), 0, -1)
         shift, scale = (np.asarray(part)[..., None] for part in model._y_scaling)
-        own = np.asarray(own_mean(model.mean, rows, mean.shape))[..., None]
+        own = np.asarray(own_mean(fitted_mean(model), rows, mean.shape))[..., None]
         spread = np.sqrt(model.calibration_.latent_scale)[..., None]
         mean = mean[..., None]
         return ((mean + spread * (paths - mean)) * scale + shift + own).astype(Z.dtype)

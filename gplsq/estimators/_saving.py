@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from gplsq._core import Encoder, LoadError, describe, read_saved, savable, write_saved
 from gplsq.estimators._outcome import check_finite_mean, parts_of, working_dtype
 from gplsq.estimators._state import to_jax, to_numpy
+from gplsq.estimators._targets import fitted_mean
 from gplsq.estimators._weights import is_weighted
 from gplsq.gp import (
     Calibration,
@@ -79,7 +80,7 @@ class SavingMixin:
 
 def check_storable_mean(model: Any) -> None:
     """Refuse a mean that is code: without it the loaded model could not predict."""
-    mean = getattr(model, "mean", None)  # a classifier has none
+    mean = fitted_mean(model) if hasattr(model, "mean") else None  # a classifier has none
     if callable(mean) and isinstance(_storable("mean", mean), str):
         msg = (
             f"mean cannot be saved: got {describe(mean)}. Make it a callable object of a "

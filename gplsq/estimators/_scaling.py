@@ -18,13 +18,21 @@ class Scaling(NamedTuple):
     shift: np.ndarray
     scale: np.ndarray
 
-    def apply(self, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    def apply(self, values: np.ndarray, dtype: np.dtype, name: str | None = None) -> np.ndarray:
         """To standardised units, computed in float64 and then cast.
 
-        Values beyond the range in which squares of `dtype` are finite are moved to its edge.
+        Values beyond the range in which squares of `dtype` are finite are moved to its edge, which
+        is as far away for a prediction; of data with a `name` they are refused.
         """
         limit = 1e-4 * float(np.sqrt(np.finfo(dtype).max))
         scaled = (values.astype(np.float64) - self.shift) / self.scale
+        if name is not None and np.nanmax(np.abs(scaled), initial=0.0) > limit:
+            msg = (
+                f"{name} holds values of {np.nanmax(np.abs(scaled)):.1e} in units of the model; in "
+                f"{dtype} squares of those beyond {limit:.0e} overflow. Pass standardize=True, or "
+                "float64."
+            )
+            raise ValueError(msg)
         return np.clip(scaled, -limit, limit).astype(dtype)
 
 

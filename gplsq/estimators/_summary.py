@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gplsq._core import NINETY_FIVE, Parameter, parameters_of
 from gplsq.estimators._outcome import held_out, parts_of, working_dtype
+from gplsq.estimators._targets import fitted_mean
 from gplsq.gp import LowRankPosterior
 from gplsq.kernels import (
     AbstractKernel,
@@ -23,6 +24,7 @@ from gplsq.kernels import (
     Product,
     Scaled,
     Sum,
+    walk,
 )
 from gplsq.operators import RowTable
 from gplsq.tuning import MarginalLikelihood
@@ -123,9 +125,8 @@ class SummaryMixin:
 
 
 def _rows(model: Any) -> Iterator[SummaryRow]:
-    posterior, history = model.posterior_, model.history_
-    names = getattr(model, "feature_names_in_", None)
-    names = [f"x{i}" for i in range(model.n_features_in_)] if names is None else list(names)
+    posterior = model.posterior_
+    names = column_names(model)
     several = np.ndim(model._y_scaling.scale) == 1
     # Outputs have scales of their own: what they share is told in standardised units.
     scale = 1.0 if several else float(model._y_scaling.scale)
@@ -137,21 +138,35 @@ def _rows(model: Any) -> Iterator[SummaryRow]:
         words = f"{len(model._y_scaling.scale)} {model.outputs}"
         yield SummaryRow("outputs", f"{words}; targets below are standardised")
     yield SummaryRow("dtype", str(working_dtype(posterior)))
-    if model.mean != "zero":
-        own = "a function" if callable(model.mean) else model.mean
+    mean = fitted_mean(model)
+    if mean != "zero":
+        own = "a function" if callable(mean) else mean
         yield SummaryRow("mean", own)
-    yield SummaryRow("kernel", _formula(model.kernel_, names))
-    yield from _hyperparameters(model.kernel_, names, model._X_scaling.scale, scale)
+    yield SummaryRow("kernel", formula(model.kernel_, names))
+    yield from hyperparameters(model.kernel_, names, model._X_scaling.scale, scale)
     fits = zip(*(np.atleast_1d(part) for part in model.calibration_), strict=True)
     for j, (latent, noise) in enumerate(fits):
         which = f" {j}" if several else ""
         std = np.sqrt(noise)
         units = float(np.atleast_1d(model._y_scaling.scale)[j])
-        yield SummaryRow(f"noise std{which}", _number(std * units), "target", _number(std))
-        yield SummaryRow(f"latent scale{which}", _number(latent), "× posterior variance")
+        yield SummaryRow(f"noise std{which}", number(std * units), "target", number(std))
+        yield SummaryRow(f"latent scale{which}", number(latent), "× posterior variance")
     likelihood = isinstance(model.objective, MarginalLikelihood)
     yield SummaryRow("objective" if likelihood else "held-out loss", *_held_out(model, scale))
     yield SummaryRow("inside 95 %", _coverage(model))
+    yield from closing_rows(model)
+
+
+def column_names(model: Any) -> list[str]:
+    """Names of the columns of the table of the fit, or x0, x1, ..."""
+    names = getattr(model, "feature_names_in_", None)
+    count = range(model.n_features_in_)
+    return [f"x{i}" for i in count] if names is None else [str(name) for name in names]
+
+
+def closing_rows(model: Any) -> Iterator[SummaryRow]:
+    """Solver, steps that failed, seconds."""
+    history = model.history_
     yield SummaryRow("solver", model.solver_report_)
     if history.failures:
         yield SummaryRow("steps that failed", history.failures)
@@ -169,11 +184,11 @@ def _held_out(model: Any, scale: float) -> tuple[str, str, str] | tuple[str]:
     exams = [r["exam"] for r in records if r["rows"] == records[-1]["rows"]]
     loss = min((exam for exam in exams if exam is not None), default=np.nan)
     if isinstance(model.objective, MarginalLikelihood):
-        return _number(loss), "minus log marginal likelihood a row, standardised", ""
+        return number(loss), "minus log marginal likelihood a row, standardised", ""
     if model.loss == "mse":
-        return _number(np.sqrt(loss) * scale), "target, root of mse", _number(np.sqrt(loss))
+        return number(np.sqrt(loss) * scale), "target, root of mse", number(np.sqrt(loss))
     name = model.loss if isinstance(model.loss, str) and len(model.loss) < 9 else "own loss"
-    return _number(loss), f"{name}, standardised", ""
+    return number(loss), f"{name}, standardised", ""
 
 
 def _coverage(model: Any) -> str:
@@ -200,12 +215,12 @@ def _coverage(model: Any) -> str:
     return f"{np.mean(both):.1%} of {len(both):,} {what}, each predicted from the others{how}"
 
 
-def _formula(kernel: Any, names: list[str]) -> str:
+def formula(kernel: Any, names: list[str]) -> str:
     """The kernel as one would write it."""
     if isinstance(kernel, Scaled):
         return f"variance * {_in_words(kernel.kernel, names)}"
     if isinstance(kernel, Sum):
-        return f"{_formula(kernel.left, names)} + {_formula(kernel.right, names)}"
+        return f"{formula(kernel.left, names)} + {formula(kernel.right, names)}"
     if isinstance(kernel, Product):
         return f"{_in_words(kernel.left, names)} * {_in_words(kernel.right, names)}"
     if isinstance(kernel, Coregionalised):
@@ -217,17 +232,16 @@ def _formula(kernel: Any, names: list[str]) -> str:
 
 
 def _in_words(kernel: Any, names: list[str]) -> str:
-    text = _formula(kernel, names)
+    text = formula(kernel, names)
     return f"({text})" if isinstance(kernel, Sum) else text
 
 
-def _hyperparameters(
+def hyperparameters(
     kernel: AbstractKernel, names: list[str], scales: np.ndarray, target: float
 ) -> Iterator[SummaryRow]:
     """One row for each number, in the units of the columns and of the target."""
     seen: Counter[str] = Counter()
-    for owner, inside in _parts(kernel, list(range(len(names))), False):
-        columns, in_product = inside
+    for _, owner, columns, in_product in walk(kernel, range(len(names))):
         kind = "" if isinstance(owner, Scaled) else type(owner).__name__
         seen[kind] += 1
         label = kind + (f" {seen[kind]}" if seen[kind] > 1 else "")
@@ -242,8 +256,8 @@ def _hyperparameters(
                 unit = unit.replace("column", "" if column is None else names[column])
                 which = names[columns[i]] if each else (str(i) if values.ndim else "")
                 name = " ".join(part for part in (" ", label, parameter.name, which) if part)
-                also = "" if factor == 1 else _number(value)
-                yield SummaryRow(name, _number(value * factor), unit, also)
+                also = "" if factor == 1 else number(value)
+                yield SummaryRow(name, number(value * factor), unit, also)
 
 
 def _unit(owner, name, in_product, column, scales, target) -> tuple[float, str]:
@@ -263,30 +277,12 @@ def _unit(owner, name, in_product, column, scales, target) -> tuple[float, str]:
     return 1.0, "standardised"
 
 
-def _parts(
-    kernel: Any, columns: list[int], in_product: bool
-) -> Iterator[tuple[Any, tuple[list[int], bool]]]:
-    """Every node of a kernel that has hyperparameters of its own, and the columns it looks at."""
-    if isinstance(kernel, Columns):
-        yield from _parts(kernel.kernel, [columns[i] for i in kernel.columns], in_product)
-    elif isinstance(kernel, Sum | Product):
-        inside = in_product or isinstance(kernel, Product)
-        yield from _parts(kernel.left, columns, inside)
-        yield from _parts(kernel.right, columns, inside)
-    else:
-        yield kernel, (columns, in_product)
-        if isinstance(kernel, Scaled):
-            # What is scaled carries no unit of its own: the factor has it.
-            yield from _parts(kernel.kernel, columns, True)
-        elif isinstance(kernel, Coregionalised):
-            yield from _parts(kernel.kernel, columns, True)
-
-
 def _own(kernel: Any) -> list[Parameter]:
     """The hyperparameters of a node without those of the kernel inside it."""
     inner = "kernel." if isinstance(kernel, Scaled | Coregionalised) else None
     return [p for p in parameters_of(kernel) if inner is None or not p.name.startswith(inner)]
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """Four digits."""
     return f"{float(value):.4g}"

@@ -11,12 +11,31 @@ from gplsq.gp import memory_budget
 from gplsq.operators import RowTable
 
 
+def check_plain(**tables: Any) -> None:
+    """Refuse what scikit-learn reads as plain numbers: masked arrays, and dates."""
+    for name, table in tables.items():
+        if isinstance(table, np.ma.MaskedArray):
+            msg = (
+                f"{name} must not be a masked array; got {describe(table)}. Pass "
+                f"{name}.filled(np.nan), of targets with missing='drop'."
+            )
+            raise TypeError(msg)
+        kind = getattr(getattr(table, "dtype", None), "kind", "")
+        if kind in ("M", "m"):
+            msg = (
+                f"{name} must hold numbers; got {describe(table)}. Convert dates, for example to "
+                "days since the first one."
+            )
+            raise TypeError(msg)
+
+
 def validate_training(model: Any, X: Any, y: Any) -> tuple[np.ndarray | RowTable, np.ndarray]:
     """X as it will be used, y in float64 with NaN where it is missing and may be.
 
     Sets the number of columns of the model. A memory map of more than a quarter of the model's
     budget becomes a `RowTable`, whose numbers are verified as they are read.
     """
+    check_plain(X=X, y=y)
     if isinstance(X, np.memmap) and X.nbytes > memory_budget(model.memory) / 4:
         with jax.enable_x64(X.dtype != np.float32):
             X = RowTable(X)
@@ -36,6 +55,7 @@ def validate_training(model: Any, X: Any, y: Any) -> tuple[np.ndarray | RowTable
 
 def validate_rows(model: Any, X: Any, y: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
     """Rows with their targets, y in float64 with NaN where it is missing and may be."""
+    check_plain(X=X, y=y)
     filled, holes = _fill_holes(model, y)
     given: Any = filled
     scalar = filled is not None and not hasattr(filled, "shape") and np.asarray(filled).ndim == 0
@@ -53,7 +73,11 @@ def validate_rows(model: Any, X: Any, y: Any, **settings: Any) -> tuple[np.ndarr
 def _fill_holes(model: Any, y: Any) -> tuple[Any, np.ndarray | None]:
     """y with a number where it is NaN, and where that is; what are no numbers is left as it is."""
     try:
+        # A table of pandas' own missing values becomes NaN by this method alone.
+        own = getattr(y, "to_numpy", None)
         numbers = np.asarray(y)
+        if numbers.dtype.kind == "O" and own is not None:
+            numbers = own(dtype=float, na_value=np.nan)
         numbers = numbers.astype(float) if numbers.dtype.kind in "fO" else None
     except (TypeError, ValueError):
         numbers = None

@@ -91,6 +91,12 @@ def check_table(X: Any, y: np.ndarray, mean: Any, outputs: str) -> None:
         raise ValueError(msg)
 
 
+def fitted_mean(model: Any) -> Any:
+    """The mean that a model was fitted with, whatever its parameter says now."""
+    # Files of before 2026-11-23 have the parameter alone.
+    return getattr(model, "_mean", model.mean)
+
+
 def own_mean(mean: Any, X: Any, shape: tuple[int, ...]) -> np.ndarray | float:
     """Values of a mean function of the user's own at rows, shape (n,) or (n, p); 0 for others.
 

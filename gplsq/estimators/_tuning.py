@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from gplsq.constraints import AbstractConstraint
+from gplsq.estimators._parameters import also_fixed
 from gplsq.estimators._targets import is_constant
 from gplsq.gp import as_pairs
 from gplsq.kernels import AbstractKernel, Weighted
@@ -91,7 +92,9 @@ def tune_or_keep(
         Weighted(kernel) if weighted else kernel,
         X,
         y,
-        objective=choose_objective(model.objective, X.shape[0], model.mesh),
+        objective=choose_objective(
+            model.objective, X.shape[0], model.mesh, groups=groups is not None
+        ),
         loss=model.loss,
         noise_variance=noise_variance,
         optimizer=model.optimizer,
@@ -99,7 +102,7 @@ def tune_or_keep(
         start="data" if model.kernel is None else "given",
         num_restarts=model.num_restarts,
         bounds=model.bounds,
-        fixed=model.fixed if known_noise is None else [*(model.fixed or ()), "noise_variance"],
+        fixed=model.fixed if known_noise is None else also_fixed(model.fixed, "noise_variance"),
         priors=model.priors,
         constraints=_of_kernel(model.constraints, weighted),
         groups=groups,

@@ -15,7 +15,13 @@ from gplsq.estimators._outcome import (
     working_dtype,
 )
 from gplsq.estimators._table import validate_rows
-from gplsq.estimators._targets import rows_with_target, take_rows, without_own_mean, without_trend
+from gplsq.estimators._targets import (
+    fitted_mean,
+    rows_with_target,
+    take_rows,
+    without_own_mean,
+    without_trend,
+)
 from gplsq.estimators._weights import is_weighted, with_weights
 from gplsq.gp import CorrelatedOutputs
 from gplsq.operators import RowTable
@@ -89,8 +95,9 @@ class UpdateMixin:
             msg = f"y must have shape {('s', *like)}, as in fit; got {y.shape}.".replace("'", "")
             raise ValueError(msg)
         dtype = working_dtype(self.posterior_)
-        left = without_own_mean(self.mean, X, y, self._uncalibrated())
-        return self._X_scaling.apply(X, dtype), self._y_scaling.apply(left, dtype), there
+        left = without_own_mean(fitted_mean(self), X, y, self._uncalibrated())
+        scaled = self._X_scaling.apply(X, dtype, "X"), self._y_scaling.apply(left, dtype, "y")
+        return *scaled, there
 
     def _uncalibrated(self) -> np.ndarray:
         """Which outputs had nothing to calibrate by: they never changed. Shape () or (p,)."""
@@ -102,7 +109,7 @@ class UpdateMixin:
         constant = self._uncalibrated()
         if not constant.any():
             return constant
-        mean = "linear" if self.mean == "linear" else "constant"
+        mean = "linear" if fitted_mean(self) == "linear" else "constant"
         left = []
         for points, target in targets_of(posterior):
             weight = np.ones_like(target)

@@ -14,12 +14,12 @@ the mean depends on. A prior, of the weight of about one row, keeps to that rati
 speaks against it, so that intervals widen away from the data.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 
-from gplsq._core import savable
+from gplsq._core import check_finite_scalar, check_real_array, describe, savable
 
 # Bounds on the logarithms of both numbers, in units of the mean square residual.
 _LOG_BOUNDS = (-18.0, 10.0)
@@ -52,14 +52,28 @@ def calibrate(
         noise_variance has a lognormal prior around the model's, of a factor of ten either way.
         By default both numbers are free.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays that are not of real, finite numbers (residuals: of finite squares) or of one
+        shape, and a noise variance that is not positive.
+
     Notes
     -----
     Minimises the mean negative log predictive density over both logarithms by L-BFGS (SciPy), from
     a purely scaled, a purely constant and a mixed start, and from the model's ratio. Cost:
     milliseconds for 1000 rows.
     """
-    r2 = np.square(np.asarray(residual, np.float64))
-    v = np.maximum(np.asarray(latent_variance, np.float64), 0)
+    r2 = np.square(_checked("residual", residual))
+    v = np.maximum(_checked("latent_variance", latent_variance), 0)
+    if r2.shape != v.shape or r2.ndim != 1 or r2.size == 0:
+        msg = (
+            "residual and latent_variance must have one shape (s,), s at least 1; got "
+            f"{r2.shape} and {v.shape}. Calibrate several outputs one by one."
+        )
+        raise ValueError(msg)
+    if noise_variance is not None:
+        check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
     # In units of their means both numbers are near 1, whatever the units of the target.
     unit_r2 = float(np.mean(r2)) or 1.0
     unit_v = float(np.mean(v)) or 1.0
@@ -88,3 +102,11 @@ def calibrate(
     best = min(fits, key=lambda fit: fit.fun)
     scale, noise = np.exp(best.x)
     return Calibration(float(scale * unit_r2 / unit_v), float(noise * unit_r2))
+
+
+def _checked(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(check_real_array(name, values), np.float64)
+    if not np.all(np.abs(array) < np.sqrt(np.finfo(np.float64).max)):
+        msg = f"{name} must be finite, with finite squares; got {describe(values)}. Drop such rows."
+        raise ValueError(msg)
+    return array

@@ -17,6 +17,7 @@ from gplsq._core import (
     check_choice,
     check_finite_scalar,
     check_mesh,
+    check_real_array,
     describe,
     is_traced,
     least_of_processes,
@@ -48,6 +49,8 @@ def condition(
     mesh: Mesh | None = None,
 ) -> Posterior | LowRankPosterior:
     """Condition a zero-mean Gaussian process on noisy values.
+    Equations (1) and (4) of docs/derivations/function-space.md.
+
 
     Parameters
     ----------
@@ -74,10 +77,11 @@ def condition(
         How LSMR multiplies by the kernel matrix, see `gplsq.operators.Kernel`. Anything but
         ``"auto"`` asks for the exact model.
     inducing
-        Inducing points, shape (m, d), or how many to choose from X; used with inducing points only.
+        Inducing points, shape (m, d), or how many to choose from X: asks for that model.
         By default 4096, fewer where these do not fit into `memory`.
     num_features
-        Random features; used with ``solver="features"`` only. As many by default.
+        How many random features: asks for that model. 4096 by default, fewer where these do not fit
+        into `memory`.
     memory
         What the fit may take beside the table, in bytes or as text such as ``"2 GiB"``; half of
         what is free by default. With ``solver="auto"`` a fit that runs out of memory is tried once
@@ -100,7 +104,8 @@ def condition(
     ValueError
         If shapes do not match, the noise variance is not positive, or nothing fits into `memory`.
     TypeError
-        If `mesh` is no mesh of devices.
+        If X or y are not of real numbers, X is not of float32 or float64, or `mesh` no mesh of
+        devices.
 
     Notes
     -----
@@ -132,12 +137,18 @@ def condition(
             raise ValueError(msg)
     elif not jnp.issubdtype(points.dtype, jnp.floating):
         points = points.astype(float)
-    target = jnp.asarray(y, points.dtype)
+    if np.dtype(points.dtype).itemsize not in (4, 8):
+        msg = f"X must be of float32 or float64; got {points.dtype}. Cast it."
+        raise TypeError(msg)
+    target = jnp.asarray(check_real_array("y", y), points.dtype)
     check_rows(points.shape, target.shape)
     columns = target.shape[1:]
     noise = noise.astype(points.dtype)
     kernel = cast(kernel, points.dtype)
     count, centres = check_inducing(inducing, points)
+    for name, given in {"inducing": inducing, "features": num_features}.items():
+        if given is not None:
+            solver = _asked_for(name, solver, form)
     key = jax.random.key(0) if key is None else key
     settings = {"form": form, "rtol": rtol, "rank": num_features if solver == "features" else count}
     settings["num_devices"] = 1 if mesh is None else mesh.size
@@ -157,6 +168,18 @@ def condition(
     return _fit(*data, replace(smaller, reason=reason), *others)
 
 
+def _asked_for(name: str, solver: Any, form: str) -> str:
+    """The low-rank model that inducing points, or a number of features, ask for."""
+    if form != "auto" or not (isinstance(solver, str) and solver in ("auto", name)):
+        argument = "inducing" if name == "inducing" else "num_features"
+        msg = (
+            f'{argument} asks for solver="{name}" and form="auto"; got solver={describe(solver)} '
+            f"and form={form!r}. Leave {argument} out, or the others."
+        )
+        raise ValueError(msg)
+    return name
+
+
 def _out_of_memory(error: Exception) -> bool:
     words = ("RESOURCE_EXHAUSTED", "out of memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
@@ -168,8 +191,10 @@ def _fit(kernel, points, target, noise, plan, solver, rtol, centres, key, mesh):
         return condition_low_rank(kernel, points, target, noise, plan, centres, key, mesh)
     target = place(target, mesh)
     posterior = _solve(kernel, target, noise, plan, points, mesh)
-    direct = isinstance(plan.solver, Direct)
-    broken = direct and solver == "auto" and not bool(jnp.all(posterior.solution.ok))
+    ok = posterior.solution.ok
+    # While tracing a factor that breaks down is left to the status.
+    may_retry = isinstance(plan.solver, Direct) and solver == "auto" and not is_traced(ok)
+    broken = may_retry and not bool(jnp.all(ok))
     if broken and bool(jnp.all(jnp.isfinite(target))):
         retry = choose_solver(points.shape[0], points.dtype, "lsmr", rtol)
         reason = f"{retry.reason}, because the Cholesky factor broke down in {points.dtype}"
@@ -193,6 +218,7 @@ def _form(solver: AbstractLeastSquares, operator: KernelOperator) -> str:
 
 def _as_table(X: Any, mesh: Mesh | None) -> Any:
     """X as an array: of NumPy, if devices are going to share it."""
+    X = check_real_array("X", X)
     if mesh is None or isinstance(X, jax.Array):
         return jnp.asarray(X)
     table = np.asarray(X)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from gplsq._core import as_points, describe
+from gplsq._core import as_points, check_real_array, describe
 from gplsq.operators import RowTable
 
 
@@ -19,7 +19,7 @@ def take_rows(X: Float[Array, "n d"] | RowTable, index: Array) -> Float[Array, "
 
 def points_like(Z: ArrayLike, X: Any) -> Float[Array, "m d"]:
     """New points as a table with the columns and the dtype of the data X."""
-    points = jnp.asarray(Z, X.dtype)
+    points = jnp.asarray(check_real_array("Z", Z), X.dtype)
     if points.ndim != 2 or points.shape[1] != X.shape[1]:
         msg = (
             f"Z must be a table of points, shape (m, {X.shape[1]}), like the data; got "
@@ -44,7 +44,7 @@ def rows_like(
 ) -> tuple[Float[Array, "s d"], Float[Array, "s *p"]]:
     """More data: points like those of X, shape (n, d), and targets of shape `(s, *columns)`."""
     points = as_points("X", more_X).astype(X.dtype)
-    target = jnp.asarray(more_y, X.dtype)
+    target = jnp.asarray(check_real_array("y", more_y), X.dtype)
     if points.shape[1] != X.shape[1] or target.shape != (points.shape[0], *columns):
         like = f"(s, {columns[0]})" if columns else "(s,)"
         msg = (

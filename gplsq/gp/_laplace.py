@@ -32,7 +32,7 @@ from gplsq.gp._newton import Mode, find_mode
 from gplsq.gp._plan import choose_solver, format_bytes, memory_budget
 from gplsq.gp._variance import variance_by_factor, variance_by_neighbours
 from gplsq.kernels import AbstractKernel, Weighted
-from gplsq.operators import Inducing, InducingBasis, cross_product
+from gplsq.operators import Inducing, InducingBasis, cross_matvec
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import AbstractLeastSquares, Direct
 
@@ -98,7 +98,7 @@ class LaplacePosterior(eqx.Module):
         """Latent functions at Z, shape (t, d). Cost: t n (or t m) kernel entries, in tiles."""
         points = points_like(Z, self.X)
         centres = self.X if self.basis is None else self.basis.Z
-        return cross_product(self.kernel, points, centres, self.coefficients)
+        return cross_matvec(self.kernel, points, centres, self.coefficients)
 
     def variance(self, Z: ArrayLike) -> Float[Array, " t"]:
         """Posterior variance of the latent functions at Z, one for all of them; never negative.
@@ -193,8 +193,8 @@ def classify(
         (or None) is direct up to 4000 rows, inducing points beyond. Or a solver of
         `gplsq.solvers`, for the exact model.
     inducing
-        Inducing points, shape (m, d), or how many to choose from X; 1024 by default. Used with
-        inducing points only.
+        Inducing points, shape (m, d), or how many to choose from X: asks for that model. 1024 by
+        default.
     form
         How kernel matrices are multiplied by, see `gplsq.operators.Kernel`.
     rtol
@@ -237,6 +237,12 @@ def classify(
     often = None if counts is None else _check_counts(counts, points)
     targets = indicators(jnp.asarray(numbers), count, points.dtype)
     number, centres = check_inducing(inducing, points)
+    if number is not None and not (isinstance(solver, str) and solver in ("auto", "inducing")):
+        msg = (
+            f'inducing asks for solver="inducing"; got {describe(solver)}. Leave inducing out, or '
+            "the solver."
+        )
+        raise ValueError(msg)
     n, size = points.shape[0], points.dtype.itemsize
     budget = memory_budget(memory)
     name = solver

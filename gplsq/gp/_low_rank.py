@@ -25,7 +25,7 @@ from gplsq._core import (
 from gplsq.gp._damped import solve_damped
 from gplsq.gp._inputs import more_rows, points_like, take_rows
 from gplsq.gp._paths import SamplePaths, low_rank_paths
-from gplsq.gp._plan import CANDIDATES_PER_POINT, GRAM_ROWS_PER_FUNCTION, Plan
+from gplsq.gp._plan import CANDIDATES_PER_POINT, GRAM_ROWS_PER_FUNCTION, Plan, updated
 from gplsq.gp._posterior import joint_draws
 from gplsq.gp._variance import check_covariance_fits
 from gplsq.kernels import AbstractKernel, noisy_gram
@@ -44,7 +44,7 @@ from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import (
     AbstractLeastSquares,
     Solution,
-    pivoted_factor,
+    pivoted_cholesky,
     root_of_rows,
     sample_rows,
 )
@@ -122,7 +122,7 @@ class LowRankPosterior(eqx.Module):
 
         The prior variance that the basis does not explain, plus the posterior variance of
         what it does ("deterministic training conditional", Seeger, Williams & Lawrence 2003). Given
-        all rows up to 32 for each function, and given a sample of so many beyond: then it is an
+        all rows up to 16 for each function, and given a sample of so many beyond: then it is an
         upper bound of that given all.
 
         Parameters
@@ -161,15 +161,16 @@ class LowRankPosterior(eqx.Module):
     def leave_one_out(self, rows: ArrayLike) -> tuple[Array, Array]:
         """Residual and latent variance of chosen rows predicted from all the others.
 
-        The residual is `r_i / (1 - h_i)` with h_i the leverage of the row, estimated from the rows
-        that the variance is given (exact where these are all).
+        With h_i the leverage of the row the residual is `r_i / (1 - h_i)`, and the variance
+        `noise_variance h_i^2 / (1 - h_i)` more than that given all rows. The leverage is estimated
+        from the rows that the variance is given (exact where these are all).
         """
         index = jnp.asarray(rows)
         points = take_rows(self.X, index)
-        leverage = _leverage(self.basis, self.factors, points)
+        leverage = jnp.minimum(_leverage(self.basis, self.factors, points), 0.99)
         residual = self.y[index] - self.mean(points)
-        left = like_columns(1 - jnp.minimum(leverage, 0.99), residual)
-        return residual / left, self.variance(points)
+        more = self.noise_variance * leverage**2 / (1 - leverage)
+        return residual / like_columns(1 - leverage, residual), self.variance(points) + more
 
     def without_kept_matrix(self) -> "LowRankPosterior":
         """The same posterior for a pickle: without devices, and the data, which predictions need
@@ -211,7 +212,7 @@ class LowRankPosterior(eqx.Module):
             place(target, self.mesh, spread=True),
             self.noise_variance,
             self.solver,
-            self.plan,
+            updated(self.plan, points.shape[0]),
             jax.random.key(0),
             self.solution.value,
         )
@@ -307,7 +308,7 @@ def choose_inducing(
 @jit_quickly
 def _pivots(kernel: AbstractKernel, candidates: Array, num: int, key: Array) -> Any:
     operator = KernelOperator(kernel, candidates, "tiled")
-    return pivoted_factor(operator, num, min(num, _PIVOT_BLOCK), key)[1:]
+    return pivoted_cholesky(operator, num, min(num, _PIVOT_BLOCK), key)[1:]
 
 
 @jit_quickly

@@ -284,7 +284,7 @@ def condition_outputs(
         if isinstance(X, RowTable):
             msg = "X is a RowTable, which independent outputs alone can use. Pass an array."
             raise ValueError(msg)
-        place = np.shape(X)[1] if column is None else column
+        place = np.shape(X)[1] - weighted if column is None else column
         p = target.shape[1]
         if np.ndim(inducing) == 2 and np.shape(inducing)[1] == np.shape(X)[1]:
             inducing = at_all_outputs(jnp.asarray(inducing), p, place)

@@ -2,12 +2,12 @@
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax.numpy as jnp
 
-from gplsq._core import check_choice, check_count, check_finite_scalar, free_memory, tile_rows
+from gplsq._core import check_choice, check_count, check_finite_scalar, default_budget, tile_rows
 from gplsq.gp._machine import NOMINAL, Rates, machine_rates
 from gplsq.solvers import LSMR, AbstractLeastSquares, Direct, RandomlyPivotedCholesky
 
@@ -30,9 +30,8 @@ _MANY_FUNCTIONS, _FEWEST_FUNCTIONS = 4096, 128
 # its inducing points, as `gplsq.gp._low_rank` takes them. 32 rows took a third longer at 300,000
 # rows, for one step less and a log density that was 0.0014 higher.
 GRAM_ROWS_PER_FUNCTION, CANDIDATES_PER_POINT = 16, 5
-# Fraction of the free memory that a fit may take if the user gives no budget.
-_FRACTION = 0.5
 
+_UPDATED = "; updated, "
 SOLVERS = ("auto", "direct", "lsmr", "inducing", "features")
 
 
@@ -62,12 +61,6 @@ class Plan:
     chosen: str = ""
     candidates: tuple[Candidate, ...] = field(default=(), repr=False)
     memory: float = math.inf
-    note: str = field(default="", repr=False)
-
-    @property
-    def candidate(self) -> Candidate | None:
-        """The chosen way's line of the table; None where the caller brought a solver."""
-        return next((c for c in self.candidates if c.name == self.chosen), None)
 
     def __str__(self) -> str:
         lines = [self.reason]
@@ -83,7 +76,7 @@ class Plan:
                 f"Seconds of one solve, without tuning and compilation; memory beside the table; "
                 f"(!) is over the budget of {format_bytes(self.memory)}."
             )
-        return "\n".join(lines + ([self.note] if self.note else []))
+        return "\n".join(lines)
 
 
 def plan(
@@ -105,7 +98,7 @@ def plan(
     Parameters
     ----------
     n, d
-        Rows and columns of the table.
+        Rows and columns of the table. The costs that a plan counts do not depend on d.
     dtype
         Of the table: float32 or float64.
     num_targets
@@ -118,7 +111,7 @@ def plan(
         free on the device now by default.
     form
         How an exact model multiplies by the kernel matrix: ``"auto"``, ``"dense"`` (kept) or
-        ``"tiled"``. Anything but ``"auto"`` asks for an exact model.
+        ``"tiled"``. Anything but ``"auto"`` asks for an exact model, and ``"tiled"`` for LSMR.
     rank
         Functions of a low-rank model: inducing points or features. By default 4096, halved until
         the model fits into `memory`.
@@ -142,9 +135,10 @@ def plan(
 
     Notes
     -----
-    ``"auto"`` takes the dense factorisation up to 5000 rows; beyond, the quicker exact way (K kept
-    or made again in tiles) of those that fit, while its solve is predicted to take up to 30
-    seconds; inducing points otherwise; and random features only if nothing else fits.
+    ``"auto"`` takes the dense factorisation up to 5000 rows, unless ``form="tiled"``; beyond, the
+    quicker exact way (K kept or made again in tiles) of those that fit, while its solve is
+    predicted to take up to 30 seconds; inducing points otherwise; and random features only if
+    nothing else fits.
 
     Examples
     --------
@@ -166,7 +160,7 @@ def plan(
     if rates is None:
         # Small tables need no measurement to be planned, only to be told how long they take.
         rates = NOMINAL if own else machine_rates()
-    ways = _candidates(n, d, num_targets, jnp.dtype(dtype), rank, budget, rates, num_devices)
+    ways = _candidates(n, num_targets, jnp.dtype(dtype), rank, budget, rates, num_devices)
     return _choose(n, dtype, solver, budget, form, rank, rtol, ways)
 
 
@@ -203,10 +197,15 @@ def choose_solver(
     return Plan("exact", method, _preconditioner(n), f"function-space LSMR: {why}")
 
 
+def updated(reason: str, rows: int) -> str:
+    """The words of a plan once more rows have come to those that it was made for."""
+    return f"{reason.split(_UPDATED)[0]}{_UPDATED}{rows} rows in all"
+
+
 def memory_budget(memory: float | str | None) -> float:
     """Bytes from bytes, text such as ``"2 GiB"``, or None for half of what is free."""
     if memory is None:
-        return _FRACTION * free_memory()
+        return default_budget()
     if isinstance(memory, str):
         found = re.fullmatch(
             r"\s*([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", memory, re.IGNORECASE
@@ -262,7 +261,9 @@ def _choose(n, dtype, solver, budget, form, rank, rtol, ways) -> Plan:
         given = "auto" if solver == "auto" and (name == "direct") == (n <= DIRECT_ROWS) else exact
         chosen = choose_solver(n, dtype, given, rtol)
         if solver == "auto" and given != "auto":
-            chosen = _because(chosen, f"{n} rows, the dense factor does not fit into memory")
+            why = "the dense factor does not fit into memory"
+            why = "in tiles, as asked for" if form == "tiled" else why
+            chosen = _because(chosen, f"{n} rows, {why}")
         return _planned(chosen, name, ways, budget)
     why = "asked for"
     if solver == "auto":
@@ -278,27 +279,16 @@ def _choose(n, dtype, solver, budget, form, rank, rtol, ways) -> Plan:
 
 
 def _because(chosen: Plan, why: str) -> Plan:
-    reason = f"{chosen.reason.split(':')[0]}: {why}"
-    return Plan("exact", chosen.solver, chosen.preconditioner, reason)
+    return replace(chosen, reason=f"{chosen.reason.split(':')[0]}: {why}")
 
 
 def _planned(chosen: Plan, name: str, ways: list[Candidate], budget: float) -> Plan:
     form = "dense" if name == "kept" else "tiled"
-    return Plan(
-        "exact",
-        chosen.solver,
-        chosen.preconditioner,
-        chosen.reason,
-        form,
-        None,
-        name,
-        tuple(ways),
-        budget,
-    )
+    return replace(chosen, form=form, chosen=name, candidates=tuple(ways), memory=budget)
 
 
 def _auto(n: int, form: str, by_name: dict, fits: set, budget: float) -> str:
-    if n <= DIRECT_ROWS and "direct" in fits:
+    if n <= DIRECT_ROWS and "direct" in fits and form != "tiled":
         return "direct"
     exact = _exact_form(form, by_name, budget)
     if form != "auto":
@@ -320,7 +310,7 @@ def default_rank(n: int) -> int:
     return min(n, _MANY_FUNCTIONS)
 
 
-def _candidates(n, d, k, dtype, rank, budget, rates, p) -> list[Candidate]:
+def _candidates(n, k, dtype, rank, budget, rates, p) -> list[Candidate]:
     b = dtype.itemsize
     slower = b / 4  # rates are of float32
     r = _columns(n)
@@ -341,15 +331,15 @@ def _candidates(n, d, k, dtype, rank, budget, rates, p) -> list[Candidate]:
     for name in ("inducing", "features"):
         count = min(n, rank) if rank is not None and name == "inducing" else rank
         count = default_rank(n) if count is None else count
-        way = _low_rank(name, n, d, k, b, count, rates, p)
+        way = _low_rank(name, n, k, b, count, rates, p)
         while rank is None and way.bytes > budget and count >= 2 * _FEWEST_FUNCTIONS:
             count //= 2
-            way = _low_rank(name, n, d, k, b, count, rates, p)
+            way = _low_rank(name, n, k, b, count, rates, p)
         ways.append(way)
     return ways
 
 
-def _low_rank(name, n: int, d: int, k: int, b: int, m: int, rates: Rates, p: int) -> Candidate:
+def _low_rank(name, n: int, k: int, b: int, m: int, rates: Rates, p: int) -> Candidate:
     slower = b / 4
     rows = min(n, GRAM_ROWS_PER_FUNCTION * m)
     chosen = min(n, CANDIDATES_PER_POINT * m) if name == "inducing" else 0

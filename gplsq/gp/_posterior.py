@@ -26,7 +26,7 @@ from gplsq._core import (
 )
 from gplsq.gp._inputs import more_rows, points_like
 from gplsq.gp._paths import SamplePaths, exact_paths
-from gplsq.gp._plan import choose_solver
+from gplsq.gp._plan import choose_solver, updated
 from gplsq.gp._variance import (
     check_covariance_fits,
     covariance_by_factor,
@@ -37,7 +37,7 @@ from gplsq.gp._variance import (
 )
 from gplsq.kernels import AbstractKernel, noisy_gram
 from gplsq.operators import Kernel as KernelOperator
-from gplsq.operators import cross_product
+from gplsq.operators import cross_matvec
 from gplsq.solvers import AbstractLeastSquares, Direct, Solution, lstsq
 
 _NEIGHBOURS = 64
@@ -75,7 +75,7 @@ class Posterior(eqx.Module):
     def mean(self, Z: ArrayLike) -> Float[Array, "m *p"]:
         """Posterior mean at Z, shape (m, d). Cost: m n kernel entries, in tiles."""
         data = self.X, self.solution.value, self.operator.mesh
-        return cross_product(self.kernel, points_like(Z, self.X), *data)
+        return cross_matvec(self.kernel, points_like(Z, self.X), *data)
 
     def variance(self, Z: ArrayLike, method: str = "auto") -> Float[Array, " m"]:
         """Posterior variance of the latent function at Z, shape (m, d); never negative.
@@ -228,7 +228,8 @@ class Posterior(eqx.Module):
         direct = isinstance(self.solver, Direct)
         mesh, form = self.operator.mesh, "tiled" if direct else self.operator.form
         operator = KernelOperator(self.kernel, points, form, mesh=mesh)
-        data = operator, place(target, mesh), self.noise_variance, self.solver, self.plan
+        plan = updated(self.plan, points.shape[0])
+        data = operator, place(target, mesh), self.noise_variance, self.solver, plan
         if direct:
             lower = _extended(self.kernel, points, self.prepared.lower, self.noise_variance, n)
             return solve_exact(*data, prepared=type(self.prepared)(lower))

@@ -31,4 +31,6 @@ from gplsq.kernels._stationary import Matern32 as Matern32
 from gplsq.kernels._stationary import Matern52 as Matern52
 from gplsq.kernels._stationary import Periodic as Periodic
 from gplsq.kernels._stationary import RationalQuadratic as RationalQuadratic
+from gplsq.kernels._walk import KernelPart as KernelPart
+from gplsq.kernels._walk import walk as walk
 from gplsq.kernels._weighted import Weighted as Weighted

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gplsq._core import ArrayLike, as_points, cast, describe, positive, savable
+from gplsq._core import ArrayLike, as_points, cast, describe, is_traced, positive, savable
 
 
 class AbstractKernel(eqx.Module):
@@ -245,7 +245,7 @@ def _multiply(kernel: AbstractKernel, other: Any) -> AbstractKernel:
 
 
 def _positive_number(value: Any) -> Any:
-    if isinstance(value, int | float | np.number | np.ndarray) and not float(value) > 0:
+    if not is_traced(value) and not float(value) > 0:
         msg = f"a kernel is scaled by, or gets added, a positive number; got {value!r}."
         raise ValueError(msg)
     return value

@@ -133,8 +133,8 @@ def _check_orders(name: str, X: Array) -> None:
         raise ValueError(msg)
 
 
-@savable
-class Differentiated(AbstractFeatureMap):
+@savable(name="gplsq.kernels.Differentiated")
+class DerivativeFeatures(AbstractFeatureMap):
     """Features of all columns but the last, or their derivatives by the column the last names."""
 
     inner: AbstractFeatureMap
@@ -152,4 +152,4 @@ class Differentiated(AbstractFeatureMap):
 
 @random_features.register
 def _(kernel: WithDerivatives, key, num, d):
-    return Differentiated(random_features(kernel.kernel, key, num, d - 1))
+    return DerivativeFeatures(random_features(kernel.kernel, key, num, d - 1))

@@ -1,4 +1,4 @@
-"""K + noise, whole."""
+"""The dense matrix `K + noise I` of a kernel on one table."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gplsq._core import safe_divide
+from gplsq._core import safe_divide, safe_sqrt
 
 
 @jax.custom_jvp
@@ -42,8 +42,7 @@ def matern52_profile(q: Array) -> Array:
 def _matern12_jvp(primals, tangents):
     (q,), (t,) = primals, tangents
     value = matern12_profile(q)
-    safe = jnp.where(q > 0, q, 1)
-    return value, safe_divide(-value, 2 * jnp.where(q > 0, jnp.sqrt(safe), 0)) * t
+    return value, safe_divide(-value, 2 * safe_sqrt(q)) * t
 
 
 @matern32_profile.defjvp

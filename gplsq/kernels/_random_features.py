@@ -31,8 +31,8 @@ class AbstractFeatureMap(eqx.Module):
         """Features of rows; r is `size`."""
 
 
-@savable
-class Waves(AbstractFeatureMap):
+@savable(name="gplsq.kernels.Waves")
+class FourierFeatures(AbstractFeatureMap):
     """`sqrt(variance / s) (cos a_1, ..., cos a_s, sin a_1, ..., sin a_s)`, a linear in `embed(x)`.
 
     The variance `phi(x) . phi(x)` is exact. A product of stationary kernels adds angles.
@@ -56,8 +56,8 @@ class Waves(AbstractFeatureMap):
         return scale * jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
-@savable
-class Offset(AbstractFeatureMap):
+@savable(name="gplsq.kernels.Offset")
+class ConstantFeature(AbstractFeatureMap):
     """One feature, the same everywhere."""
 
     variance: Array
@@ -70,8 +70,8 @@ class Offset(AbstractFeatureMap):
         return jnp.broadcast_to(jnp.sqrt(self.variance).astype(X.dtype), (X.shape[0], 1))
 
 
-@savable
-class Slopes(AbstractFeatureMap):
+@savable(name="gplsq.kernels.Slopes")
+class LinearFeatures(AbstractFeatureMap):
     """The inputs, scaled: exact for a linear kernel."""
 
     variance: Array
@@ -87,8 +87,8 @@ class Slopes(AbstractFeatureMap):
         return inputs * jnp.sqrt(self.variance)
 
 
-@savable
-class SideBySide(AbstractFeatureMap):
+@savable(name="gplsq.kernels.SideBySide")
+class ConcatenatedFeatures(AbstractFeatureMap):
     """Features of a sum of kernels."""
 
     left: AbstractFeatureMap
@@ -102,8 +102,8 @@ class SideBySide(AbstractFeatureMap):
         return jnp.concatenate([self.left(X), self.right(X)], axis=1)
 
 
-@savable
-class Pairs(AbstractFeatureMap):
+@savable(name="gplsq.kernels.Pairs")
+class ProductFeatures(AbstractFeatureMap):
     """Features of a product of kernels: all products of a feature of each."""
 
     left: AbstractFeatureMap
@@ -119,7 +119,37 @@ class Pairs(AbstractFeatureMap):
 
 
 @savable
-class Multiplied(AbstractFeatureMap):
+class ScaledFeatures(AbstractFeatureMap):
+    """Features of a kernel times a number, where the map has no variance of its own."""
+
+    variance: Array
+    inner: AbstractFeatureMap
+
+    @property
+    def size(self):
+        return self.inner.size
+
+    def __call__(self, X):
+        return self.inner(X) * jnp.sqrt(self.variance).astype(X.dtype)
+
+
+@savable
+class ColumnFeatures(AbstractFeatureMap):
+    """Features of some columns, where the map does not choose them itself."""
+
+    inner: AbstractFeatureMap
+    columns: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def size(self):
+        return self.inner.size
+
+    def __call__(self, X):
+        return self.inner(X[:, np.asarray(self.columns)])
+
+
+@savable(name="gplsq.kernels.Multiplied")
+class WeightedFeatures(AbstractFeatureMap):
     """Features of all columns but the last, multiplied by the last."""
 
     inner: AbstractFeatureMap
@@ -194,21 +224,21 @@ def _(kernel: AbstractStationary, key, num, d):
     normal = orthogonal_normal(to_direct, count, e, inputs.dtype)
     scales = mixture_scales(kernel, to_scale, count).astype(inputs.dtype)
     one = jnp.ones((), inputs.dtype)
-    return Waves((kernel,), (normal * scales[:, None],), one, (None,))
+    return FourierFeatures((kernel,), (normal * scales[:, None],), one, (None,))
 
 
 @random_features.register
 def _(kernel: Constant, key, num, d):
     del key, d
     _at_least(num, 1, kernel)
-    return Offset(jnp.asarray(kernel.variance))
+    return ConstantFeature(jnp.asarray(kernel.variance))
 
 
 @random_features.register
 def _(kernel: Linear, key, num, d):
     del key
     _at_least(num, d, kernel)
-    return Slopes(jnp.asarray(kernel.variance), None, d)
+    return LinearFeatures(jnp.asarray(kernel.variance), None, d)
 
 
 @random_features.register
@@ -218,7 +248,7 @@ def _(kernel: Scaled, key, num, d):
 
 @random_features.register
 def _(kernel: Weighted, key, num, d):
-    return Multiplied(random_features(kernel.kernel, key, num, d - 1))
+    return WeightedFeatures(random_features(kernel.kernel, key, num, d - 1))
 
 
 @random_features.register
@@ -244,7 +274,7 @@ def _(kernel: Sum, key, num, d):
         share = num - parts[1]
     first = random_features(kernel.left, left, _at_least(share, 1, kernel), d)
     second = random_features(kernel.right, _after(right, first), num - first.size, d)
-    return SideBySide(first, second)
+    return ConcatenatedFeatures(first, second)
 
 
 @random_features.register
@@ -260,8 +290,8 @@ def _(kernel: Product, key, num, d):
     else:
         first = random_features(kernel.left, left, num, d)
         second = random_features(kernel.right, _after(right, first), num, d)
-        if isinstance(first, Waves) and isinstance(second, Waves):
-            return Waves(
+        if isinstance(first, FourierFeatures) and isinstance(second, FourierFeatures):
+            return FourierFeatures(
                 first.kernels + second.kernels,
                 first.frequencies + second.frequencies,
                 first.variance * second.variance,
@@ -270,7 +300,7 @@ def _(kernel: Product, key, num, d):
         each = math.isqrt(num)
         first = random_features(kernel.left, left, each, d)
         second = random_features(kernel.right, _after(right, first), each, d)
-    return Pairs(first, second)
+    return ProductFeatures(first, second)
 
 
 def _after(key: Array, earlier: AbstractFeatureMap) -> Array:
@@ -303,29 +333,34 @@ def _exact_size(kernel: AbstractKernel, d: int) -> int | None:
 
 
 def _scaled(features: AbstractFeatureMap, variance: Array) -> AbstractFeatureMap:
-    if isinstance(features, SideBySide):
-        return SideBySide(_scaled(features.left, variance), _scaled(features.right, variance))
-    if isinstance(features, Pairs):
-        return Pairs(_scaled(features.left, variance), features.right)
-    return eqx.tree_at(lambda f: f.variance, features, replace_fn=lambda v: v * variance)
+    if isinstance(features, ConcatenatedFeatures):
+        left, right = _scaled(features.left, variance), _scaled(features.right, variance)
+        return ConcatenatedFeatures(left, right)
+    if isinstance(features, ProductFeatures):
+        return ProductFeatures(_scaled(features.left, variance), features.right)
+    if isinstance(features, FourierFeatures | ConstantFeature | LinearFeatures):
+        return eqx.tree_at(lambda f: f.variance, features, features.variance * variance)
+    return ScaledFeatures(variance, features)
 
 
 def _on(features: AbstractFeatureMap, columns: tuple[int, ...]) -> AbstractFeatureMap:
     """The same features of some columns of a wider table."""
-    if isinstance(features, SideBySide):
-        return SideBySide(_on(features.left, columns), _on(features.right, columns))
-    if isinstance(features, Pairs):
-        return Pairs(_on(features.left, columns), _on(features.right, columns))
+    if isinstance(features, ConcatenatedFeatures):
+        return ConcatenatedFeatures(_on(features.left, columns), _on(features.right, columns))
+    if isinstance(features, ProductFeatures):
+        return ProductFeatures(_on(features.left, columns), _on(features.right, columns))
+    if isinstance(features, ConstantFeature):
+        return features
 
     def outer(inner: tuple[int, ...] | None) -> tuple[int, ...]:
         return columns if inner is None else tuple(columns[i] for i in inner)
 
-    if isinstance(features, Waves):
+    if isinstance(features, FourierFeatures):
         chosen = tuple(outer(inner) for inner in features.columns)
-        return Waves(features.kernels, features.frequencies, features.variance, chosen)
-    if isinstance(features, Slopes):
-        return Slopes(features.variance, outer(features.columns), features.size)
-    return features
+        return FourierFeatures(features.kernels, features.frequencies, features.variance, chosen)
+    if isinstance(features, LinearFeatures):
+        return LinearFeatures(features.variance, outer(features.columns), features.size)
+    return ColumnFeatures(features, columns)
 
 
 def _at_least(num: int, least: int, kernel: AbstractKernel) -> int:

@@ -164,7 +164,7 @@ class Periodic(AbstractStationary):
     Parameters
     ----------
     lengthscale
-        Without unit; a scalar, or shape (d,).
+        Dimensionless; a scalar, or shape (d,).
     period
         In units of the inputs; a scalar, or shape (d,).
     """

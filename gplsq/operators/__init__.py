@@ -20,9 +20,9 @@ from gplsq.operators._features import Features as Features
 from gplsq.operators._function import Function as Function
 from gplsq.operators._inducing import Inducing as Inducing
 from gplsq.operators._inducing import InducingBasis as InducingBasis
+from gplsq.operators._jacobian import Jacobian as Jacobian
 from gplsq.operators._kernel import Kernel as Kernel
-from gplsq.operators._kernel import cross_product as cross_product
-from gplsq.operators._kernel import keep_budget as keep_budget
+from gplsq.operators._kernel import cross_matvec as cross_matvec
 from gplsq.operators._rows import Rows as Rows
 from gplsq.operators._sharded import ShardedDamping as ShardedDamping
 from gplsq.operators._sharded import ShardedRows as ShardedRows

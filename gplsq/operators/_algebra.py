@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gplsq._core import describe
+from gplsq._core import describe, like_columns
 from gplsq.operators._base import AbstractEuclideanOperator, AbstractLinearOperator
 
 
@@ -68,7 +68,7 @@ class Diagonal(AbstractEuclideanOperator):
         return self.entries.dtype
 
     def mv(self, v):
-        return self.entries * v if v.ndim == 1 else self.entries[:, None] * v
+        return like_columns(self.entries, v) * v
 
     def rmv(self, u):
         return self.mv(u)

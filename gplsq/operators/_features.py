@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from gplsq._core import cast, jit_quickly, savable
+from gplsq._core import cast, check_count, jit_quickly, savable
 from gplsq.kernels import AbstractFeatureMap, AbstractKernel, random_features
 from gplsq.operators._basis import (
     AbstractBasis,
@@ -70,8 +70,9 @@ class Features(AbstractEvaluation):
     ------
     NotImplementedError
         For kernels without a known feature map.
-    ValueError
-        If X is not two-dimensional, or `num_features` is too small for the kernel.
+    ValueError, TypeError
+        If X is not two-dimensional, or `num_features` is no whole number or too small for the
+        kernel.
 
     Notes
     -----
@@ -105,6 +106,7 @@ def feature_basis(
     kernel: AbstractKernel, points: Float[Array, "n d"] | TableRows, num: int, key: Array | None
 ) -> FeatureBasis:
     """The basis of `Features`, in the dtype of the points."""
+    check_count("num_features", num, minimum=1)
     key = jax.random.key(0) if key is None else key
     return _draw(cast(kernel, points.dtype), key, num, points.shape[1])
 

@@ -1,6 +1,7 @@
 """The evaluation operator of a kernel's function space on its training points.
 
 Equations (2) and (3) of docs/derivations/function-space.md.
+Their derivatives: docs/derivations/adjoint.md.
 """
 
 from typing import Any
@@ -13,12 +14,14 @@ from jaxtyping import Array, Float
 
 from gplsq._core import (
     ArrayLike,
+    as_points,
     cast,
     check_choice,
     check_mesh,
     column_norm,
+    default_budget,
+    describe,
     fill_rows,
-    free_memory,
     gather_rows,
     jit_quickly,
     least_of_processes,
@@ -27,15 +30,14 @@ from gplsq._core import (
     matmul,
     on_parts,
     place,
+    safe_sqrt,
     savable,
     stop_gradient,
     tile_rows,
+    usable_divisor,
 )
 from gplsq.kernels import AbstractKernel
 from gplsq.operators._base import AbstractLinearOperator
-
-# Fraction of the memory free at construction that form="auto" lets a kept kernel matrix take.
-_KEEP_FRACTION = 0.5
 
 
 def _packed(operator: "Kernel") -> dict[str, Any]:
@@ -56,6 +58,8 @@ class Kernel(AbstractLinearOperator):
     A function is represented by its coefficients: `f = sum_i c_i k(., x_i)`. Then `E c = K c`,
     `E* u = u`, and `<c, d>_H = c^T K d`, so one product with the kernel matrix K gives both `E c`
     and the norm of c: K is never squared.
+    Equation (3) of docs/derivations/function-space.md.
+
 
     Parameters
     ----------
@@ -70,6 +74,12 @@ class Kernel(AbstractLinearOperator):
     mesh
         A `jax.sharding.Mesh`: every device keeps, or makes, its share of the rows of K, and gets
         the whole product. X and vectors are whole on all devices.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `kernel` is no kernel, or X no table of real numbers with a row or more; for another
+        form or mesh.
 
     Notes
     -----
@@ -95,27 +105,22 @@ class Kernel(AbstractLinearOperator):
         mesh: Mesh | None = None,
     ):
         self.mesh = check_mesh(mesh)
-        from_user = jnp.asarray(X)
         if not isinstance(kernel, AbstractKernel):
-            msg = (
-                f"kernel must be a gplsq kernel; got {type(kernel).__name__}. Pass for example "
-                "gplsq.kernels.RBF()."
-            )
+            msg = f"kernel must be a gplsq kernel; got {describe(kernel)}. Pass for example RBF()."
             raise TypeError(msg)
-        if from_user.ndim != 2:
-            msg = f"X must be a table of points, shape (n, d); got shape {from_user.shape}."
+        points = as_points("X", X)
+        n = points.shape[0]
+        if n == 0:
+            msg = "X must have at least one row; got none. Pass the rows to compare."
             raise ValueError(msg)
-        if not jnp.issubdtype(from_user.dtype, jnp.floating):
-            from_user = from_user.astype(float)
         check_choice("form", form, ("auto", "dense", "tiled"))
-        self.X = from_user if mesh is None else place(from_user, self.mesh)
-        self.kernel = cast(kernel, from_user.dtype)
-        n = from_user.shape[0]
+        self.X = place(points, self.mesh)
+        self.kernel = cast(kernel, points.dtype)
         height = n if self.mesh is None else -(-n // self.mesh.size)
         self.rows = tile_rows(height, n)
         if form == "auto":
-            budget = least_of_processes(keep_budget(), self.mesh)
-            form = "dense" if height * n * from_user.dtype.itemsize <= budget else "tiled"
+            budget = least_of_processes(default_budget(), self.mesh)
+            form = "dense" if height * n * points.dtype.itemsize <= budget else "tiled"
         # In the dtype of X. Rounded to bfloat16 or float16, K + noise of 13,500 rows (pol, noise
         # variance 0.003) was indefinite and its solution useless; a product with one column took
         # ten times longer, too, on a CPU.
@@ -154,10 +159,9 @@ class Kernel(AbstractLinearOperator):
         product = self.mv(v)
         # Scaled first, so that the square neither overflows nor underflows.
         scale = jnp.max(jnp.abs(v), axis=0, initial=0.0)
-        scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+        scale = usable_divisor(scale)
         squared = jnp.sum((v / scale) * (product / scale), axis=0)
-        # max(NaN, 0) must stay NaN: the solver reports it.
-        return product, scale * jnp.sqrt(jnp.where(squared < 0, 0, squared))
+        return product, scale * safe_sqrt(squared)
 
     def adjoint(self, u):
         return u, column_norm(u)
@@ -170,11 +174,6 @@ class Kernel(AbstractLinearOperator):
         """Chosen columns of K, computed from the kernel. Cost: n r kernel entries."""
         block = self.kernel.cross(self.X, self.X[index])
         return block.at[index, jnp.arange(index.shape[0])].set(self.diagonal()[index])
-
-
-def keep_budget() -> float:
-    """Bytes that a kept kernel matrix may take: a fraction of what is free on this machine."""
-    return _KEEP_FRACTION * free_memory()
 
 
 def _tile(kernel: AbstractKernel, X: Array, rows: Array, index: Array, diagonal: Array) -> Array:
@@ -212,7 +211,7 @@ def _gram(kernel: AbstractKernel, X: Array, rows: int, mesh: Mesh | None) -> Arr
         n = x.shape[0]
 
         def write(i, buffer):
-            # The last tile overlaps the one before instead of being lower.
+            # The last tile overlaps the one before instead of being shorter.
             start = jnp.minimum(i * rows, n - rows)
             at = jax.lax.dynamic_slice_in_dim(index, start, rows)
             tile = _tile(kernel, X, jax.lax.dynamic_slice_in_dim(x, start, rows), at, diagonal)
@@ -258,7 +257,7 @@ def _kept_mv_jvp(primals, tangents, *, rows, mesh):
 
 
 @jit_quickly
-def cross_product(
+def cross_matvec(
     kernel: AbstractKernel,
     Z: Float[Array, "m d"],
     X: Float[Array, "n d"],
@@ -269,6 +268,8 @@ def cross_product(
 
     Cost: m n kernel entries, a share of them on each device of a mesh; memory O(m + n) beside the
     tables.
+
+    Equation (2) of docs/derivations/function-space.md.
     """
 
     def values(part: Array, kernel: Any, X: Array, coefficients: Array) -> Array:

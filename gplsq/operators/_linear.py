@@ -14,13 +14,14 @@ import numpy as np
 # Zero if the first argument is; further ones are indices, shapes, bounds or divisors.
 _OF_FIRST = {
     "abs", "broadcast_in_dim", "convert_element_type", "copy", "copy_p", "cumsum", "div",
-    "dynamic_slice", "expand_dims", "fft", "gather", "imag", "integer_pow", "log1p", "expm1",
-    "name", "neg", "optimization_barrier", "real", "reduce_precision", "reduce_sum", "reshape",
-    "rev", "sharding_constraint", "sign", "sin", "slice", "sort", "split", "sqrt", "square",
-    "squeeze", "tan", "tanh", "transpose",
+    "dynamic_slice", "expand_dims", "fft", "imag", "integer_pow", "log1p", "expm1", "name", "neg",
+    "real", "reduce_precision", "reduce_sum", "reshape", "rev", "sharding_constraint", "sign",
+    "sin", "slice", "split", "sqrt", "square", "squeeze", "tan", "tanh", "transpose",
 }  # fmt: skip
 # Zero if all arguments are.
 _OF_ALL = {"add", "add_any", "concatenate", "max", "min", "pad", "sub"}
+# Each result is zero if the argument of its place is.
+_EACH = {"optimization_barrier", "sort"}
 # Zero if one argument is.
 _OF_ANY = {"bcoo_dot_general", "conv_general_dilated", "dot_general", "mul"}
 # Zero if the operand and the updates are; the arguments between or after are indices.
@@ -58,6 +59,10 @@ def _of_equation(equation: Any, inputs: list[bool]) -> list[bool]:
         return [any(inputs)] * count
     if name in _UPDATES:
         return [inputs[0] and inputs[_UPDATES[name]]] * count
+    if name in _EACH:
+        return inputs
+    if name == "gather":  # `fill_value` is what stands for rows that are not there
+        return [inputs[0] and not params["fill_value"]]
     if name == "select_n":
         return [all(inputs[1:])] * count
     if name == "scan":

@@ -19,8 +19,10 @@ import jax.extend.core as core
 import numpy as np
 from jaxtyping import Array, PyTree
 
-# Programs kept for comparison; the oldest goes first.
+# Programs kept for comparison, the oldest goes first: outlines, and programs of one outline, which
+# differ in Python numbers only.
 _CAPACITY = 512
+_ALIKE = 64
 _seen: collections.OrderedDict[Any, list[Any]] = collections.OrderedDict()
 _lock = threading.Lock()
 
@@ -54,6 +56,7 @@ def _shared(jaxpr: core.Jaxpr) -> core.Jaxpr:
             if _same_jaxpr(jaxpr, other):
                 return other
         alike.append(jaxpr)
+        del alike[:-_ALIKE]
         while len(_seen) > _CAPACITY:
             _seen.popitem(last=False)
     return jaxpr

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from gplsq._core import describe, matmul, matmul_adjoint, tile_rows
+from gplsq._core import check_count, describe, like_columns, matmul, matmul_adjoint, tile_rows
 from gplsq.operators._base import AbstractEuclideanOperator
 from gplsq.operators._program import Program, trace
 
@@ -89,8 +89,8 @@ class Rows(AbstractEuclideanOperator):
         if num_columns is None:
             n = _checked_result(fn, _block_struct(self.data, 1), 1, None).shape[1]
         else:
-            n = _positive_integer("num_columns", num_columns)
-        most = tile_rows(m, n) if block is None else _positive_integer("block", block)
+            n = check_count("num_columns", num_columns, minimum=1)
+        most = tile_rows(m, n) if block is None else check_count("block", block, minimum=1)
         self.height = -(-m // -(-m // most))  # as high as the others: less to fill up
         struct = _block_struct(self.data, self.height)
         self.fn = trace(lambda rows: fn(rows), struct)
@@ -127,7 +127,7 @@ class Rows(AbstractEuclideanOperator):
 
         def both(rows, inside, part):
             w = matmul(rows, v) - part
-            w = jnp.where(inside if w.ndim == 1 else inside[:, None], w, 0)
+            w = jnp.where(like_columns(inside, w), w, 0)
             return w, matmul_adjoint(rows, w)
 
         return self._over_blocks(both, shift, self._zeros(v, shift))
@@ -195,16 +195,6 @@ def _common_length(data: PyTree) -> int:
         )
         raise ValueError(msg)
     return shapes[0][0]
-
-
-def _positive_integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        msg = f"{name} must be an integer; got {describe(value)}. Pass a Python int."
-        raise TypeError(msg)
-    if value < 1:
-        msg = f"{name} must be positive; got {value}. Pass at least 1."
-        raise ValueError(msg)
-    return int(value)
 
 
 def _block_struct(data: PyTree, height: int) -> PyTree:

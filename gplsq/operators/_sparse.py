@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import sparse
 from jaxtyping import Array, Float, Int
 
-from gplsq._core import describe, is_traced
+from gplsq._core import describe, is_traced, like_columns
 from gplsq.operators._base import AbstractEuclideanOperator
 
 # Consecutive numbers come from this many distant parts of the matrix. In row order the sums of a
@@ -132,8 +132,7 @@ def _product(data: Array, source: Array, target: Array, x: Array, size: int) -> 
 
 
 def _scatter_product(data: Array, source: Array, target: Array, x: Array, size: int) -> Array:
-    numbers = data if x.ndim == 1 else data[:, None]
-    terms = numbers * x.at[source].get(mode="promise_in_bounds")
+    terms = like_columns(data, x) * x.at[source].get(mode="promise_in_bounds")
     return jax.ops.segment_sum(terms, target, size, mode="promise_in_bounds")
 
 

@@ -42,7 +42,7 @@ class RowTable:
         float32 or float64. The default is float32 where the source is float32, and otherwise
         float64 with JAX's x64 mode on and float32 without.
     shift, scale
-        Shape (d,). Rows are ``(row - shift) / scale``, computed in the higher one of the precisions
+        Shape (d,). Rows are ``(row - shift) / scale``, computed in the higher of the precisions
         of the source and of `dtype`.
 
     Raises

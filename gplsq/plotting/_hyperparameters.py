@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from gplsq.kernels import AbstractRadial, Columns, Product, Scaled, Sum
+from gplsq.estimators import column_names
+from gplsq.kernels import AbstractRadial, KernelPart, walk
 from gplsq.plotting._style import (
     BLUE,
     COLOURS,
@@ -12,13 +13,10 @@ from gplsq.plotting._style import (
     ORANGE,
     axes_of,
     check_fitted,
-    column_names,
     tidy,
 )
 from gplsq.tuning import History
 
-# Entries of a record that are no hyperparameters.
-_RESERVED = {"step", "start", "rows", "loss", "exam", "seconds", "accepted"}
 # Lines that are labelled at their ends; of more only the outermost would be legible.
 _MOST_LABELS = 12
 
@@ -32,6 +30,8 @@ class TuningDisplay:
         `GPRegressor.history_`, or that of `gplsq.tuning.tune`.
     columns
         Names of the columns of the table, which label lengthscales.
+    kernel_columns
+        Which columns a lengthscale is of, by the name of the hyperparameter; all by default.
 
     Attributes
     ----------
@@ -41,9 +41,14 @@ class TuningDisplay:
         After `plot`: two axes, their figure, and the line of each label, "loss" and "exam" too.
     """
 
-    def __init__(self, history: History, columns: list[str] | None = None):
+    def __init__(
+        self,
+        history: History,
+        columns: list[str] | None = None,
+        kernel_columns: dict[str, tuple[int, ...]] | None = None,
+    ):
         self.history, self.columns = history, columns
-        self.paths = _paths(history, columns)
+        self.paths = _paths(history, columns, kernel_columns or {})
 
     @classmethod
     def from_estimator(cls, estimator: Any, *, ax: Any = None) -> "TuningDisplay":
@@ -64,7 +69,9 @@ class TuningDisplay:
             If nothing was tuned.
         """
         check_fitted(estimator)
-        return cls(estimator.history_, column_names(estimator)).plot(ax=ax)
+        parts = _lengthscales(estimator)
+        of_key = {f"{part.path}.lengthscale".lstrip("."): part.columns for part in parts}
+        return cls(estimator.history_, column_names(estimator), of_key).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> "TuningDisplay":
         """Draw; `ax` are two matplotlib axes, or None for a new figure."""
@@ -173,9 +180,10 @@ class RelevanceDisplay:
         """
         check_fitted(estimator)
         names = column_names(estimator)
-        parts = _radial_parts(estimator.kernel_, list(range(len(names))))
+        parts = _lengthscales(estimator)
         relevance = {}
-        for number, (kernel, columns) in enumerate(parts):
+        for number, (_, kernel, columns, _) in enumerate(parts):
+            assert isinstance(kernel, AbstractRadial)
             which = f" ({type(kernel).__name__} {number + 1})" if len(parts) > 1 else ""
             inverse = 1 / np.asarray(kernel.lengthscale)
             if inverse.ndim == 0 and len(columns) > 1:
@@ -207,29 +215,25 @@ class RelevanceDisplay:
         return self
 
 
-def _paths(history: History, columns: list[str] | None) -> dict[str, np.ndarray]:
+def _paths(
+    history: History, names: list[str] | None, columns: dict[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """Values of each hyperparameter by a label that people read."""
-    records = list(history)
+    records = [history.hyperparameters(record) for record in history]
     paths: dict[str, np.ndarray] = {}
     for key in records[0] if records else ():
-        if key in _RESERVED:
-            continue
         values = np.array([np.asarray(record[key], float) for record in records])
         flat = values.reshape(len(records), -1)
-        name = key.removeprefix("kernel.").replace("_", " ")
-        known = columns if key.endswith("lengthscale") and columns is not None else []
+        label = key.removeprefix("kernel.").replace("_", " ")
+        known = columns.get(key, tuple(range(len(names or ()))))
+        known = known if key.endswith("lengthscale") and names is not None else ()
         for i in range(flat.shape[1]):
-            which = known[i] if len(known) == flat.shape[1] else str(i)
-            paths[name if values.ndim == 1 else f"{name} {which}"] = flat[:, i]
+            which = names[known[i]] if names and len(known) == flat.shape[1] else str(i)
+            paths[label if values.ndim == 1 else f"{label} {which}"] = flat[:, i]
     return paths
 
 
-def _radial_parts(kernel: Any, columns: list[int]) -> list[tuple[AbstractRadial, list[int]]]:
-    """Every kernel of a tree that has lengthscales, with the columns it looks at."""
-    if isinstance(kernel, AbstractRadial):
-        return [(kernel, columns)]
-    if isinstance(kernel, Columns):
-        return _radial_parts(kernel.kernel, [columns[i] for i in kernel.columns])
-    if isinstance(kernel, Sum | Product):
-        return _radial_parts(kernel.left, columns) + _radial_parts(kernel.right, columns)
-    return _radial_parts(kernel.kernel, columns) if isinstance(kernel, Scaled) else []
+def _lengthscales(estimator: Any) -> list[KernelPart]:
+    """The parts of a fitted kernel that have a lengthscale in units of the inputs."""
+    parts = walk(estimator.kernel_, range(estimator.n_features_in_))
+    return [part for part in parts if isinstance(part.kernel, AbstractRadial)]

@@ -8,14 +8,13 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from gplsq._core import NINETY_FIVE, describe
-from gplsq.estimators import fitted_rows
+from gplsq.estimators import column_names, fitted_rows
 from gplsq.plotting._style import (
     BLUE,
     GREY,
     ORANGE,
     axes_of,
     check_fitted,
-    column_names,
     plt,
     tidy,
 )

@@ -30,7 +30,6 @@ __all__ = [
     "PercentFormatter",
     "axes_of",
     "check_fitted",
-    "column_names",
     "plt",
     "tidy",
 ]
@@ -60,10 +59,3 @@ def tidy(*axes: Axes) -> None:
 def check_fitted(estimator: Any) -> None:
     """Refuse an estimator that has no posterior."""
     check_is_fitted(estimator, "posterior_")
-
-
-def column_names(estimator: Any) -> list[str]:
-    """Names of the columns of the table of the fit, or x0, x1, ..."""
-    names = getattr(estimator, "feature_names_in_", None)
-    count = range(estimator.n_features_in_)
-    return [f"x{i}" for i in count] if names is None else [str(name) for name in names]

@@ -21,7 +21,7 @@ from gplsq.solvers._log_likelihood import log_likelihood as log_likelihood
 from gplsq.solvers._lsmr import LSMR as LSMR
 from gplsq.solvers._precondition import LowRankPlusDiagonal as LowRankPlusDiagonal
 from gplsq.solvers._precondition import RandomlyPivotedCholesky as RandomlyPivotedCholesky
-from gplsq.solvers._precondition import pivoted_factor as pivoted_factor
+from gplsq.solvers._precondition import pivoted_cholesky as pivoted_cholesky
 from gplsq.solvers._rank import RankEstimate as RankEstimate
 from gplsq.solvers._rank import estimate_rank as estimate_rank
 from gplsq.solvers._row_sample import RowGradient as RowGradient

@@ -128,7 +128,10 @@ def _kernel_tangent(operator, damp, t_operator, t_damp, t_b, x, b, adjoint):
 
 
 def _right_hand_sides(operator, damp, t_operator, t_damp, t_b, x, b):
-    """f and g of (2)."""
+    """f and g: the right-hand sides of a derivative.
+
+    Equation (2) of docs/derivations/adjoint.md.
+    """
     f = jnp.zeros_like(b) if t_b is None else t_b
     g = jnp.zeros_like(x)
     if jax.tree.leaves(t_operator):
@@ -141,6 +144,10 @@ def _right_hand_sides(operator, damp, t_operator, t_damp, t_b, x, b):
 
 
 def _damped_tangent(operator, damp, t_operator, t_damp, t_b, x, b, adjoint):
+    """x' of a damped problem.
+
+    Equation (1) of docs/derivations/adjoint.md.
+    """
     fixed = adjoint.operator
 
     def matvec(r, v):
@@ -160,6 +167,10 @@ def _damped_tangent(operator, damp, t_operator, t_damp, t_b, x, b, adjoint):
 
 
 def _undamped_tangent(operator, t_operator, t_b, x, dual, b, adjoint):
+    """x' of an undamped problem, at any locally constant rank.
+
+    Equation (4) of docs/derivations/adjoint.md.
+    """
     f, g = _right_hand_sides(operator, None, t_operator, None, t_b, x, b)
     if not jax.tree.leaves(t_operator):
         return _undamped_pair(operator, f, g, adjoint)[1]
@@ -174,7 +185,10 @@ def _undamped_tangent(operator, t_operator, t_b, x, dual, b, adjoint):
 
 
 def _undamped_pair(operator, f, g, adjoint):
-    """(r, x) of (3)."""
+    """(r, x) of the undamped system.
+
+    Equation (3) of docs/derivations/adjoint.md.
+    """
     fixed, solver = adjoint.operator, adjoint.solver
 
     def matvec(r, v):
@@ -251,7 +265,10 @@ def _dual_vector_jvp(primals, tangents):
 
 @eqx.filter_custom_jvp
 def _project_on_null_space(operator, v, adjoint):
-    """`N v = v - A^+ A v`."""
+    """`N v = v - A^+ A v`.
+
+    Equation (5) of docs/derivations/adjoint.md.
+    """
     del operator
     fixed = adjoint.operator
     p, _, status, _ = adjoint.solver.run_adjoint(adjoint.prepared, fixed, None, v, None)

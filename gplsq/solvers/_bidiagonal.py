@@ -6,13 +6,14 @@ and `A* u_j = alpha_j v_j + beta_j v_{j-1}` (Golub & Kahan 1965; Paige & Saunder
 The order of the two products within a step is chosen so that one sweep over the rows of the
 operator can serve both.
 These are (5), and for kernels (6), of docs/derivations/function-space.md.
+What a derivative takes from a solve on its way: docs/derivations/adjoint.md.
 """
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import column_norm, plain_norm, safe_divide
+from gplsq._core import column_norm, plain_norm, safe_divide, usable_divisor
 from gplsq.operators import AbstractEuclideanOperator, AbstractLinearOperator, Transposed
 
 
@@ -35,7 +36,10 @@ class Bidiagonal(eqx.Module):
 def start_bidiagonal(
     operator: AbstractLinearOperator, b: Float[Array, "m k"], damp: Array, with_dual: bool
 ) -> tuple[Bidiagonal, Float[Array, " k"]]:
-    """The first pair and beta_1 = |b|. The entries of b are of order 1."""
+    """The first pair and beta_1 = |b|. The entries of b are of order 1.
+
+    Equation (5) of docs/derivations/function-space.md.
+    """
     if not isinstance(operator, AbstractEuclideanOperator):
         v_raw, beta = operator.adjoint(b)
         u = safe_divide(b, beta)
@@ -46,9 +50,9 @@ def start_bidiagonal(
     back = operator.rmv(u)
     length = column_norm(back)
     unit = jnp.maximum(length, jnp.abs(damp))
-    unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
+    unit = usable_divisor(unit)
     alpha = length / unit
-    v = back / jnp.where((length > 0) & jnp.isfinite(length), length, 1)
+    v = back / usable_divisor(length)
     Av = operator.mv(v) / unit if isinstance(operator, Transposed) else None
     if not with_dual:
         return Bidiagonal(u, v, alpha, Av, None, unit), beta
@@ -58,7 +62,10 @@ def start_bidiagonal(
 def next_pair(
     operator: AbstractLinearOperator, pair: Bidiagonal
 ) -> tuple[Bidiagonal, Float[Array, " k"]]:
-    """The pair after `pair`, and the beta between them."""
+    """The pair after `pair`, and the beta between them.
+
+    Equation (5) of docs/derivations/function-space.md.
+    """
     if not isinstance(operator, AbstractEuclideanOperator):
         assert pair.Av is not None
         u_raw = pair.Av - pair.alpha * pair.u
@@ -115,6 +122,9 @@ def _scaled(a: Float[Array, "n k"], factor: Array, unit: Array) -> Float[Array, 
 def _normalised_image(
     operator: AbstractLinearOperator, v_raw: Float[Array, "n k"]
 ) -> tuple[Array, Array, Array]:
-    """`(v, A v, alpha)` by one forward product of the raw vector, which also gives its norm."""
+    """`(v, A v, alpha)` by one forward product of the raw vector, which also gives its norm.
+
+    Equation (6) of docs/derivations/function-space.md.
+    """
     Av_raw, alpha = operator.forward(v_raw)
     return safe_divide(v_raw, alpha), safe_divide(Av_raw, alpha), alpha

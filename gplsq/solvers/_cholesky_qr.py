@@ -14,9 +14,10 @@ class CholeskyQR(AbstractPreconditioner):
 
     `A R^-1` has orthonormal columns up to rounding, and LSMR needs two to five steps; what rounding
     did to R changes neither the answer nor its accuracy, which is LSMR's. Pays where steps are
-    dear: with many right-hand sides, or small tolerances. With few of both `Sketch` is quicker, and
-    at a condition number of 10 no preconditioner may be. Yamamoto, Nakatsukasa, Yanagisawa & Fukaya
-    (2015) for the factor; Epperly, Meier & Nakatsukasa (2024) for its use as a preconditioner.
+    costly: with many right-hand sides, or small tolerances. With few right-hand sides and loose
+    tolerances `Sketch` is quicker, and at a condition number of 10 no preconditioner may be.
+    Yamamoto, Nakatsukasa, Yanagisawa & Fukaya (2015) for the factor; Epperly, Meier & Nakatsukasa
+    (2024) for its use as a preconditioner.
 
     Raises
     ------
@@ -27,8 +28,8 @@ class CholeskyQR(AbstractPreconditioner):
 
     Notes
     -----
-    Cost: ``2 m n^2`` flops, one pass over A, ``n^3`` for R and its inverse, which is kept: n^2
-    numbers, and 4 n^2 flops a step and right-hand side.
+    Cost: ``2 m n^2`` flops, one pass over A, ``4 n^3 / 3`` for R and its inverse, which is kept:
+    n^2 numbers, and 4 n^2 flops a step and right-hand side.
 
     Where Cholesky would lose accuracy R is by Householder QR of A, and where R is singular to
     rounding by a singular value decomposition, as in `Sketch`.

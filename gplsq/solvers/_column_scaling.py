@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gplsq._core import column_norm
+from gplsq._core import check_count, column_norm, usable_divisor
 from gplsq.operators import AbstractEuclideanOperator, Dense, Diagonal
 from gplsq.solvers._precondition import AbstractPreconditioner, check_euclidean
 
@@ -36,17 +36,14 @@ class ColumnScaling(AbstractPreconditioner):
     key: PRNGKeyArray | None = None
 
     def __check_init__(self):
-        if self.probes < 1:
-            msg = f"probes must be at least 1; got {self.probes}. Pass a larger number."
-            raise ValueError(msg)
+        check_count("probes", self.probes, minimum=1)
 
     def build(self, operator, damp):
         check_euclidean("ColumnScaling", operator)
         lengths = column_lengths(operator, self.probes, self.key)
         if damp is not None:
             lengths = jnp.hypot(lengths, damp)
-        usable = (lengths > 0) & jnp.isfinite(lengths)
-        return Diagonal(1 / jnp.where(usable, lengths, 1))
+        return Diagonal(1 / usable_divisor(lengths))
 
 
 def column_lengths(

@@ -28,9 +28,8 @@ class GradientRow(NamedTuple):
     method: str
     num_steps: int | None  # most steps of any solve of the value; None where there was no solve
     status: str  # of these solves: "ok", the names of the statuses that are not, or "-"
-    adjoint: (
-        str  # of derivatives' own solves: "ok", "missed" (the tolerance), "-" if there are none
-    )
+    # Of derivatives' own solves: "ok", "missed" (the tolerance), "-" if there are none.
+    adjoint: str
     value: float
     # Relative differences, in Euclidean norms: of the derivatives along the random directions to
     # central differences of the implicit value (for these themselves, to what they were before

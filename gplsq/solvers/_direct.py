@@ -78,12 +78,10 @@ class Direct(AbstractLeastSquares):
         if damp is not None:  # outside the row space A* A vanishes and only damping acts
             w = w + (g - matmul(Vt.T, inside)) / damp**2
         left = g - matmul(Vt.T, s[:, None] * matmul(U.T, p))
-        left = left if damp is None else left - damp**2 * w
-        outside = (
-            left
-            if damp is not None
-            else matmul(Vt.T, (s > _cutoff(prepared))[:, None] * matmul(Vt, left))
-        )
+        if damp is None:
+            outside = matmul(Vt.T, (s > _cutoff(prepared))[:, None] * matmul(Vt, left))
+        else:
+            left = outside = left - damp**2 * w
         status, stats = _outcome(prepared, damp, w, g, column_norm(left), column_norm(outside))
         return p, w, status, stats
 

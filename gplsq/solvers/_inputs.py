@@ -88,7 +88,7 @@ def as_columns(operator: AbstractLinearOperator, b: Any) -> tuple[Array, bool, C
                 msg = f"b must have the shapes of fn's result, {expected}; got {shapes}."
                 raise ValueError(msg)
             flat = ravel_pytree(jax.tree.map(jnp.asarray, b))[0]
-            return _checked(operator, flat)[:, None], True, operator.unravel
+            return _checked("b", operator, flat)[:, None], True, operator.unravel
         restore = operator.unravel
     else:
         restore = _same
@@ -108,7 +108,7 @@ def as_columns(operator: AbstractLinearOperator, b: Any) -> tuple[Array, bool, C
             f"each row of A; got shape {array.shape}."
         )
         raise ValueError(msg)
-    array = _checked(operator, array)
+    array = _checked("b", operator, array)
     return (array[:, None], True, restore) if array.ndim == 1 else (array, False, restore)
 
 
@@ -116,16 +116,16 @@ def _same(x):
     return x
 
 
-def _checked(operator: AbstractLinearOperator, array: Array) -> Array:
+def _checked(name: str, operator: AbstractLinearOperator, array: Array) -> Array:
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        msg = f"b must be real; got {describe(array)}. Stack real and imaginary parts."
+        msg = f"{name} must be real; got {describe(array)}. Stack real and imaginary parts."
         raise TypeError(msg)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(operator.dtype)
     if array.dtype != operator.dtype:
         msg = (
-            f"b and A must have one dtype; got {array.dtype} and {operator.dtype}. Cast one of "
-            "them: the precision of the solve is yours to choose."
+            f"{name} and A must have one dtype; got {array.dtype} and {operator.dtype}. Cast one "
+            "of them: the precision of the solve is yours to choose."
         )
         raise TypeError(msg)
     return array
@@ -212,11 +212,11 @@ def as_cotangent(operator: AbstractLinearOperator, g: Any) -> tuple[Array, bool,
     if isinstance(operator, Function) and not (
         eqx.is_array_like(g) and jnp.shape(g)[:1] == (size,) and jnp.ndim(g) <= 2
     ):
-        return _checked(operator, _raveled("g", g, operator))[:, None], True, restore
+        return _checked("g", operator, _raveled("g", g, operator))[:, None], True, restore
     if not eqx.is_array_like(g) or jnp.shape(g)[:1] != (size,) or jnp.ndim(g) > 2:
         msg = f"g must be shaped like the solution, ({size},) or ({size}, k); got {describe(g)}."
         raise ValueError(msg)
-    g = _checked(operator, jnp.asarray(g))
+    g = _checked("g", operator, jnp.asarray(g))
     return (g[:, None], True, restore) if g.ndim == 1 else (g, False, restore)
 
 

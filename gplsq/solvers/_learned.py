@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gplsq._core import matmul, reduced_svd, stop_gradient
+from gplsq._core import check_count, like_columns, matmul, reduced_svd, stop_gradient
 from gplsq.operators import AbstractEuclideanOperator, AbstractLinearOperator
 from gplsq.solvers._column_scaling import column_lengths
 from gplsq.solvers._precondition import AbstractPreconditioner, check_euclidean
@@ -34,17 +34,17 @@ class SquareRootInverse(AbstractEuclideanOperator):
         return self.scale.dtype
 
     def mv(self, v):
-        return _rows(self.scale, v) * self._root(v)
+        return like_columns(self.scale, v) * self._root(v)
 
     def rmv(self, u):
-        return self._root(_rows(self.scale, u) * u)
+        return self._root(like_columns(self.scale, u) * u)
 
     def _root(self, v):
         inside = matmul(self.basis.T, v)
         outside = v - matmul(self.basis, inside)
         # A second projection: what rounding leaves in the span of Q, A enlarges by up to S.
         outside = outside - matmul(self.basis, matmul(self.basis.T, outside))
-        return outside + matmul(self.basis, _rows(self.shrink, inside) * inside)
+        return outside + matmul(self.basis, like_columns(self.shrink, inside) * inside)
 
 
 class LearnedPreconditioner(AbstractPreconditioner):
@@ -109,7 +109,7 @@ def condition_surrogate(
 ) -> Float[Array, ""]:
     """Logarithm of Kaporin's condition number of `P^-1 H`, `H = A* A + damp^2 I`, up to a constant.
 
-    `log(tr(P^-1 H) / n) + log det(P) / n`, to which `-log det(H) / n` is missing. It is smallest
+    `log(tr(P^-1 H) / n) + log det(P) / n`, without the term `-log det(H) / n`. It is smallest
     where P is a multiple of H, and bounds the steps of a Krylov method on `P^-1 H` (Kaporin 1994).
 
     Parameters
@@ -181,8 +181,9 @@ def fit_preconditioner(
 
     Raises
     ------
-    ValueError
-        If there is no operator, or they differ in type or shape; for a rank below 1.
+    ValueError, TypeError
+        If there is no operator, or they differ in type or shape; for a rank, steps or probes that
+        are no whole numbers from 1 on.
     """
     family = [operators] if isinstance(operators, AbstractLinearOperator) else list(operators)
     if not family:
@@ -196,9 +197,8 @@ def fit_preconditioner(
             f"operators must be of one type and shape; got {len(outlines)} kinds. Train them apart."
         )
         raise ValueError(msg)
-    if rank < 1:
-        msg = f"rank must be at least 1; got {rank}. Use ColumnScaling for a diagonal alone."
-        raise ValueError(msg)
+    for name, count in {"rank": rank, "steps": steps, "probes": probes}.items():
+        check_count(name, count, minimum=1)
     arrays = [eqx.partition(operator, eqx.is_array)[0] for operator in family]
     static = eqx.partition(family[0], eqx.is_array)[1]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
@@ -237,8 +237,3 @@ def _train(stacked, static, damp, key, learning_rate, sizes):
     start = (model, optimizer.init(model))
     (model, _), losses = jax.lax.scan(step, start, jax.random.split(to_train, steps))
     return model, losses
-
-
-def _rows(scale: Float[Array, " n"], v: Any) -> Array:
-    """The diagonal, shaped to multiply v."""
-    return scale if v.ndim == 1 else scale[:, None]

@@ -11,7 +11,7 @@ from gplsq._core import inverse_from_cholesky, matmul, symmetric_cholesky
 def inverse_of_definite(S: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Inverse of a symmetric positive definite matrix; NaN where it is not one.
 
-    Cost: about n^3 multiplications and additions, and twice that for a derivative,
+    Cost: about 2 n^3 flops, and twice that for a derivative,
     `dW = -W dS W`: differentiating a Cholesky factor takes several triangular solves more.
     """
     return inverse_from_cholesky(symmetric_cholesky(S))
@@ -50,7 +50,7 @@ def leave_out(
 
     Notes
     -----
-    Cost: n^3 + k m^3 multiplications and additions, one fold after the other.
+    Cost: 2 (n^3 + k m^3) flops, one fold after the other.
     """
     W = inverse_of_definite(S)
     c = matmul(W, y)

@@ -22,7 +22,7 @@ def log_likelihood(S: Float[Array, "n n"], y: Float[Array, "n *p"]) -> Float[Arr
 
     Notes
     -----
-    Cost: n^3 / 6 multiplications and additions, and n^3 / 2 more with a derivative,
+    Cost: n^3 / 3 flops, and 2 n^3 more with a derivative,
     `dL = tr((c c^T - S^-1) dS) / 2 - c . dy` with `c = S^-1 y`.
     """
     return _value_and_factor(S, y)[0]

@@ -1,4 +1,4 @@
-"""LSMR: settings, stopping rule and the loop over a block of right-hand sides.
+"""LSMR: settings and the loop over a block of right-hand sides.
 
 docs/derivations/function-space.md derives it for kernels.
 """
@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gplsq._core import STATUS, check_finite_scalar, column_norm, describe, savable, status_ok
+from gplsq._core import (
+    STATUS,
+    check_finite_scalar,
+    column_norm,
+    describe,
+    savable,
+    status_ok,
+    usable_divisor,
+)
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._base import AbstractLeastSquares
 from gplsq.solvers._lsmr_step import initial_state, lsmr_step, select
@@ -191,7 +199,7 @@ class LSMR(AbstractLeastSquares):
         dtype = system.rhs.dtype
         # Scaling the columns keeps squares of 1e±30 inside float32.
         scale = jnp.max(jnp.abs(system.rhs), axis=0, initial=0.0)
-        scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+        scale = usable_divisor(scale)
         # Not so large that its inverse, which XLA multiplies by, underflows.
         scale = jnp.minimum(scale, 2.0**-10 * float(jnp.finfo(dtype).max))
         b = system.rhs / scale

@@ -3,9 +3,9 @@
 Fong & Saunders (2011), "LSMR: an iterative algorithm for sparse least-squares problems", SIAM J.
 Sci. Comput. 33(5); section and equation numbers refer to it. Inner products on both sides follow
 Arioli (2013) and Chung & Saibaba (2017): the recurrences are unchanged, only norms and adjoint are
-those of the operator's spaces.
-The recurrences are (11), (12) and (19) of
+those of the operator's spaces. The recurrences are (11), (12) and (19) of
 docs/derivations/function-space.md.
+What a derivative takes from a solve on its way: docs/derivations/adjoint.md.
 """
 
 import equinox as eqx
@@ -22,6 +22,8 @@ class Directions(eqx.Module):
 
     The iterate x is such a vector. So is A x - b, with `A v_j` in place of `v_j`, and the dual s
     with `x = A* s`, with `t_j` in place of `v_j`.
+
+    Equation (12) of docs/derivations/function-space.md.
     """
 
     value: Float[Array, "p k"]
@@ -47,6 +49,8 @@ class Craig(eqx.Module):
     minimises the distance to the solution (Craig 1955; Saunders 1995, section 2), which for a
     preconditioned kernel system makes it the iterate of conjugate gradients. It costs two vector
     updates and no product, and is one Krylov dimension ahead.
+
+    Equation (19) of docs/derivations/function-space.md.
     """
 
     x: Float[Array, "n k"]
@@ -146,7 +150,10 @@ def initial_state(
 
 
 def lsmr_step(operator: AbstractLinearOperator, damp: Array, state: LSMRState) -> LSMRState:
-    """One iteration: one product with A, one with its adjoint."""
+    """One iteration: one product with A, one with its adjoint.
+
+    Equation (11) of docs/derivations/function-space.md.
+    """
     s = state
     # Bidiagonalisation, eq. (2.2).
     pair, beta = next_pair(operator, s.pair)
@@ -223,6 +230,8 @@ def _givens(a: Array, b: Array) -> tuple[Array, Array, Array]:
     """`(c, s, r)` with `c a + s b = r >= 0` and `-s a + c b = 0`; `(1, 0, 0)` for two zeros.
 
     Arguments are in the unit of the operator, so that their squares need no scaling.
+
+    Equation (11) of docs/derivations/function-space.md.
     """
     r = safe_sqrt(a * a + b * b)
     zero = r == 0

@@ -4,6 +4,7 @@ Rectangular systems are judged by the backward error of least squares (Fong & Sa
 3.4). Kernel systems are square, and judged by their relative residual. Both are followed by
 recurrences, without products, and recomputed from the iterate at the end.
 Kernel systems: (13) and (14) of docs/derivations/function-space.md.
+What a derivative takes from a solve on its way: docs/derivations/adjoint.md.
 """
 
 from typing import NamedTuple
@@ -69,7 +70,10 @@ def judge_step(
 def judge_residual(
     system: System, tols: Tolerances, state: LSMRState, status: Array, progress: Progress
 ) -> tuple[Array, Progress]:
-    """Status after a step of a kernel system, from its followed residual."""
+    """Status after a step of a kernel system, from its followed residual.
+
+    Equation (14) of docs/derivations/function-space.md.
+    """
     linear = system.linear
     assert linear is not None
     residual = best_iterate(system, state)[1]
@@ -87,7 +91,10 @@ def judge_residual(
 
 
 def best_iterate(system: System, state: LSMRState) -> tuple[Array, Array]:
-    """The iterate with the smaller followed residual, and its norm, column by column."""
+    """The iterate with the smaller followed residual, and its norm, column by column.
+
+    Equations (8) and (13) of docs/derivations/function-space.md.
+    """
     assert state.misfit is not None
     assert state.x is not None
     x = state.x.value
@@ -170,7 +177,10 @@ def verify_rectangular(
 
 
 def verify_linear(system: System, tols: Tolerances, b: Array, x: Array, status: Array):
-    """The same for a kernel system."""
+    """The same for a kernel system.
+
+    Equation (14) of docs/derivations/function-space.md.
+    """
     linear = system.linear
     assert linear is not None
     eps = float(jnp.finfo(b.dtype).eps)

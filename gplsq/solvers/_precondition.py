@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gplsq._core import column_norm, matmul, matmul_adjoint, savable, triangular_inverse
+from gplsq._core import (
+    check_count,
+    column_norm,
+    matmul,
+    matmul_adjoint,
+    savable,
+    triangular_inverse,
+)
 from gplsq.operators import AbstractEuclideanOperator
 from gplsq.operators import Kernel as KernelOperator
 
@@ -52,6 +59,8 @@ class LowRankPlusDiagonal(eqx.Module):
     """`P = Q^T M Q + shift (I - Q^T Q)`, Q with orthonormal rows; `solve` applies `shift P^-1`.
 
     The positive factor in front changes nothing in a preconditioner and keeps the numbers near 1.
+
+    Equation (18) of docs/derivations/function-space.md.
     """
 
     # By rows: sums over n are then those of a product with a matrix, in parts. Those of a row
@@ -83,6 +92,12 @@ class RandomlyPivotedCholesky(AbstractPreconditioner):
     key
         A JAX random key; a fixed one by default.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a rank or block that is no whole number from 1 on. From `build`, for an operator that is
+        not a kernel's, or without damping.
+
     Notes
     -----
     Cost: n rank kernel entries, 6 n rank^2 flops, n rank numbers of memory, and three times as many
@@ -92,6 +107,10 @@ class RandomlyPivotedCholesky(AbstractPreconditioner):
     rank: int = eqx.field(default=200, static=True)
     block: int = eqx.field(default=50, static=True)
     key: PRNGKeyArray | None = None
+
+    def __check_init__(self):
+        check_count("rank", self.rank, minimum=1)
+        check_count("block", self.block, minimum=1)
 
     def build(self, operator, damp):
         if not isinstance(operator, KernelOperator):
@@ -104,7 +123,7 @@ class RandomlyPivotedCholesky(AbstractPreconditioner):
             msg = "RandomlyPivotedCholesky needs damp > 0, the noise standard deviation; got 0."
             raise ValueError(msg)
         key = jax.random.key(0) if self.key is None else self.key
-        factor = randomly_pivoted_cholesky(operator, self.rank, self.block, key)
+        factor, _, _ = pivoted_cholesky(operator, self.rank, self.block, key)
         return _invert(factor, damp)
 
 
@@ -125,17 +144,13 @@ def _invert(factor: Float[Array, "n r"], damp: Array) -> LowRankPlusDiagonal:
     return LowRankPlusDiagonal(columns.T, jnp.sqrt(shift) * inverse.T)
 
 
-def randomly_pivoted_cholesky(
-    operator: KernelOperator, rank: int, block: int, key: Array
-) -> Float[Array, "n r"]:
-    """The factor L of a rank-`rank` approximation `K ≈ L L^T`; unused columns are zero."""
-    return pivoted_factor(operator, rank, block, key)[0]
-
-
-def pivoted_factor(
+def pivoted_cholesky(
     operator: KernelOperator, rank: int, block: int, key: Array
 ) -> tuple[Float[Array, "n r"], Int[Array, " r"], Int[Array, ""]]:
-    """L, its pivots, and how many of its columns are used."""
+    """L of a rank-`rank` approximation `K ≈ L L^T`, its pivots, and how many columns are used.
+
+    Unused columns are zero. Cost: n rank kernel entries and 2 n rank^2 flops.
+    """
     n = operator.shape[0]
     rank = min(rank, n)
     block = min(block, rank)

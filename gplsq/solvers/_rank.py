@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gplsq._core import check_count
 from gplsq.solvers._base import AbstractLeastSquares
 from gplsq.solvers._inputs import as_operator
 from gplsq.solvers._lsmr import LSMR
@@ -36,7 +37,7 @@ def estimate_rank(
     A, like
         As in `lstsq`.
     probes
-        Random sign vectors s, solved for together.
+        Random sign vectors s, at least 2, solved for together.
     key
         A JAX random key; a fixed one by default.
     solver
@@ -47,11 +48,17 @@ def estimate_rank(
     RankEstimate
         Exact, with standard error 0, where A has full column rank.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For `probes` that are no whole number from 2 on, and as `lstsq`.
+
     Notes
     -----
     Cost: one solve of `probes` right-hand sides. The variance is at most twice the nullity over
     `probes` (Hutchinson 1990, applied to the complement I - A^+ A, which has the same variance).
     """
+    check_count("probes", probes, minimum=2)
     operator = as_operator(A, like, None)
     key = jax.random.key(0) if key is None else key
     signs = jax.random.rademacher(key, (operator.shape[1], probes), operator.dtype)

@@ -26,9 +26,10 @@ from gplsq._core import (
     safe_sqrt,
     stop_gradient,
     tile_rows,
+    usable_divisor,
 )
 
-# Share of the draws that is uniform, so that no row is drawn much more seldom than by chance:
+# Share of the draws that is uniform, so that no row is drawn far less often than uniformly:
 # defensive importance sampling (Hesterberg 1995; Owen & Zhou 2000).
 _UNIFORM_SHARE = 0.1
 
@@ -90,7 +91,7 @@ def sampled_row_gradient(
         An array of m non-negative weights: with replacement, in proportion to them. The ideal
         weight of a row is the norm of its own gradient; a row of weight 0 is left out of the sum.
     num_groups
-        The sample is used in at least so many groups (`num_rows` if that is fewer), one reverse
+        The sample is used in at least this many groups (`num_rows` if that is fewer), one reverse
         sweep each. The standard error is estimated from the differences between the groups: its
         square is unbiased, and it is uncertain by a share of about ``1 / sqrt(2 num_groups)``, and
         by more where a few rows carry most of the sum.
@@ -195,7 +196,7 @@ def _balanced(
     lengths = column_norm(right)
     left, right = left * lengths, safe_divide(right, lengths)
     unit = jnp.max(jnp.abs(left))
-    unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
+    unit = usable_divisor(unit)
     return left / unit, right, unit
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gplsq._core import add_parts, describe, matmul, tile_rows, triangular_inverse
+from gplsq._core import add_parts, check_count, describe, matmul, tile_rows, triangular_inverse
 from gplsq.operators import AbstractEvaluation, Dense
 from gplsq.solvers._precondition import AbstractPreconditioner, check_euclidean
 
@@ -61,9 +61,9 @@ class SampledGram(AbstractPreconditioner):
 
     Raises
     ------
-    TypeError
-        If `build` gets an operator without ``rows_at(index)``, such as `gplsq.operators.Inducing`
-        has it.
+    TypeError, ValueError
+        If `num_rows` is no whole number from 1 on; if `build` gets an operator without
+        ``rows_at(index)``, such as `gplsq.operators.Inducing` has it.
 
     Notes
     -----
@@ -73,6 +73,10 @@ class SampledGram(AbstractPreconditioner):
 
     num_rows: int | None = eqx.field(default=None, static=True)
     key: PRNGKeyArray | None = None
+
+    def __check_init__(self):
+        if self.num_rows is not None:
+            check_count("num_rows", self.num_rows, minimum=1)
 
     def build(self, operator: Any, damp: Array | None) -> Dense:
         check_euclidean("SampledGram", operator)

@@ -16,7 +16,7 @@ from gplsq._core import (
     reduced_svd,
     triangular_inverse,
 )
-from gplsq.operators import Dense
+from gplsq.operators import Dense, Stacked
 from gplsq.solvers._precondition import AbstractPreconditioner
 
 # Rows that one block of the embedding gives. A block must have room for the leverage that the
@@ -59,7 +59,7 @@ class Sketch(AbstractPreconditioner):
     Notes
     -----
     Damping is stacked below the sketch and not embedded. Cost of ``"blocks"``: 128 m n flops and
-    one pass over A for the sketch, then ``oversampling n^3`` flops for R by Cholesky, n^3 / 3 for
+    one pass over A for the sketch, then ``oversampling n^3`` flops for R by Cholesky, n^3 for
     its inverse, which is kept: n^2 numbers, and 4 n^2 flops a step.
 
     Where Cholesky would lose accuracy (condition above about 2000 in float32, 5e7 in float64, of
@@ -104,7 +104,9 @@ class Sketch(AbstractPreconditioner):
 
 
 def matrix_of(name: str, operator: Any) -> Float[Array, "m n"]:
-    """The matrix of an operator that has one."""
+    """The matrix of an operator that has one, with the rows of a damping by a vector below it."""
+    if isinstance(operator, Stacked) and isinstance(operator.parts[0], Dense):
+        return operator.as_matrix()
     if not isinstance(operator, Dense):
         msg = (
             f"{name} reads a matrix; got the operator {type(operator).__name__}. Wrap the matrix "

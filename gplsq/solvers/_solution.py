@@ -74,12 +74,13 @@ def describe_outcome(status: Array, stats: Stats) -> str:
         of_code = codes == code
         line = status_message(int(code))
         if codes.size > 1:
-            line = f"{int(of_code.sum())} of {codes.size} right-hand sides {line}"
+            line = f"{int(of_code.sum())} of {codes.size} right-hand sides: {line}"
         worst = float(np.max(measure[of_code]))
         if code == STATUS.EXACT:
             line += f" (relative residual {worst:.1e})"
         else:
-            line += f" ({int(steps[of_code].max())} steps, error measure {worst:.1e}, "
+            count = int(steps[of_code].max())
+            line += f" ({count} step{'' if count == 1 else 's'}, error measure {worst:.1e}, "
             line += f"tolerance {float(tolerance[of_code].max()):.1e})"
         remedy = status_remedy(int(code))
         lines.append(line + (f". Remedy: {remedy}" if remedy else ""))
@@ -99,6 +100,3 @@ def solution_from(
 def _finished(value, status, stats, single):
     parts = value, status_ok(status), status, stats
     return jax.tree.map(lambda leaf: leaf[..., 0], parts) if single else parts
-
-
-__all__ = ["STATUS", "ConvergenceError", "Solution", "Stats", "describe_outcome", "solution_from"]

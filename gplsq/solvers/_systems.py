@@ -2,6 +2,7 @@
 
 Each is one least-squares problem `min |B z - b|^2 + damp^2 |z|^2`, with a way from z to x.
 Kernel systems: (4), (16) and (17) of docs/derivations/function-space.md.
+What a derivative takes from a solve on its way: docs/derivations/adjoint.md.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gplsq._core import column_norm, plain_norm
+from gplsq._core import column_norm, plain_norm, safe_sqrt
 from gplsq.operators import (
     AbstractEuclideanOperator,
     AbstractLinearOperator,
@@ -59,6 +60,8 @@ class PreconditionedKernel(AbstractLinearOperator):
     and with z represented by coefficients v (z = [E, damp I]' v): `T v = S v`, S = K + damp^2 I,
     norms `v^T S v`; adjoint `P^-1 u`, norms `u^T P^-1 u`. One product with K and one application of
     P^-1 a step; convergence by the eigenvalues of P^-1 S.
+
+    Equations (16) and (17) of docs/derivations/function-space.md.
     """
 
     operator: KernelOperator
@@ -92,8 +95,7 @@ class PreconditionedKernel(AbstractLinearOperator):
 
 
 def _metric_norm(v: Array, Mv: Array) -> Array:
-    squared = jnp.sum(v * Mv, axis=0)
-    return jnp.sqrt(jnp.where(squared < 0, 0, squared))
+    return safe_sqrt(jnp.sum(v * Mv, axis=0))
 
 
 def _no_norm(x: Array) -> Array:
@@ -194,6 +196,8 @@ def adjoint_system(
 
     Its solution is `p = B w` with `w = (A* A + damp^2)^+ g`; w is the dual that LSMR follows.
     With a right preconditioner R the system is `(B R^-1)* p = R^-* g`, and R^-1 gives w.
+
+    Equation (1) of docs/derivations/adjoint.md.
     """
     stacked = damped_operator(operator, damp)
     rows, reference = operator.shape[0], column_norm(g)

@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from gplsq._core import STATUS, check_choice, check_count, column_norm, describe, stop_gradient
+from gplsq._core import (
+    STATUS,
+    check_choice,
+    check_count,
+    column_norm,
+    describe,
+    stop_gradient,
+    usable_divisor,
+)
 from gplsq.operators import AbstractLinearOperator, Diagonal, Stacked
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers._inputs import as_columns, as_damp, as_operator, as_start
@@ -145,7 +153,7 @@ def _run(operator, damp, b, x0, preconditioner, factors, num_steps, checkpoint):
     system = _system(operator, damp, b, x0, preconditioner)
     # The iterate is homogeneous in the right-hand side, so this scaling has no derivative.
     scale = jnp.max(jnp.abs(stop_gradient(system.rhs)), axis=0, initial=0.0)
-    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+    scale = usable_divisor(scale)
     state, steps = _iterate(system, system.rhs / scale, factors, num_steps, checkpoint)
     x = system.recover(state.iterate.value / state.pair.unit * scale)
     # Nothing that judges the iterate is differentiated, so the system is built once more from

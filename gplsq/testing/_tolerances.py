@@ -1,4 +1,4 @@
-"""The one tolerance table: dtype and conditioning."""
+"""What error a test allows: by dtype and condition."""
 
 from typing import Any
 

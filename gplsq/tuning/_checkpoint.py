@@ -33,6 +33,9 @@ def check_checkpoint(path: Any, random_state: Any) -> None:
     if not isinstance(path, str | os.PathLike):
         msg = f"checkpoint must be the path of a file, or None; got {describe(path)}."
         raise TypeError(msg)
+    if os.fspath(path).endswith(("/", os.sep)):
+        msg = f"checkpoint must be the path of a file; got {path!r}, a folder. Add a file name."
+        raise ValueError(msg)
     if random_state is None:
         msg = "checkpoint needs a random_state, by which a run goes on; got None. Pass a number."
         raise ValueError(msg)

@@ -11,3 +11,8 @@ def check_fraction(fraction: Any) -> None:
     if fraction >= 1:
         msg = f"fraction must lie in (0, 1); got {fraction}. Pass for example 0.2."
         raise ValueError(msg)
+
+
+def held_rows(n: int, fraction: float) -> int:
+    """How many of n rows are held out: at least one, and not all."""
+    return min(max(1, round(n * fraction)), n - 1)

@@ -17,7 +17,7 @@ from gplsq.gp import (
     temperature_of,
 )
 from gplsq.kernels import noisy_gram
-from gplsq.tuning._checks import check_fraction
+from gplsq.tuning._checks import check_fraction, held_rows
 from gplsq.tuning._objectives import AbstractObjective
 
 # Of the mode, in logits: below what the choice of rows changes.
@@ -112,7 +112,7 @@ class ClassHoldout(AbstractClassObjective):
 
     def predictions(self, K, codes):
         n = K.shape[0]
-        held = min(max(1, round(n * self.fraction)), n - 1)
+        held = held_rows(n, self.fraction)
         targets = indicators(codes[:-held], self.num_classes, K.dtype)
         prior = jnp.diagonal(K)[-held:]
         parts = K[:-held, :-held], K[:-held, -held:], prior, targets

@@ -3,10 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gplsq._core import like_columns, savable, with_diagonal
 from gplsq.kernels import noisy_gram_recomputed
-from gplsq.tuning._checks import check_fraction
+from gplsq.tuning._checks import check_fraction, held_rows
 from gplsq.tuning._holdout import score_by_factor
 from gplsq.tuning._objectives import AbstractObjective
 
@@ -22,7 +23,8 @@ class GroupHoldout(AbstractObjective):
     ----------
     fraction
         Share of the rows held out, in (0, 1). Of the group at its border so many rows are scored
-        as make up the share; the others are neither scored nor used.
+        as make up the share; the others are neither scored nor used. `tune` refuses a table in
+        which one group leaves no rows to predict it from.
 
     Raises
     ------
@@ -46,7 +48,7 @@ class GroupHoldout(AbstractObjective):
             msg = "GroupHoldout needs the group of every row. Pass groups= to fit (or to tune)."
             raise ValueError(msg)
         n = X.shape[0]
-        held = min(max(1, round(n * self.fraction)), n - 1)
+        held = held_rows(n, self.fraction)
         rank = jax.vmap(lambda g: jax.random.uniform(jax.random.fold_in(key, g)))(groups)
         order = jnp.lexsort((groups, rank))
         X, y, groups = X[order], y[order], groups[order]
@@ -59,6 +61,17 @@ class GroupHoldout(AbstractObjective):
         target = jnp.where(like_columns(used, y), y[:-held], 0)
         prior = kernel.diagonal(X[-held:])
         return score_by_factor(loss, S, k, target, y[-held:], prior, noise_variance)
+
+    def check_groups(self, labels: np.ndarray) -> None:
+        """Refuse a table in which one group may leave no rows to predict it from."""
+        n, largest = len(labels), int(np.max(np.bincount(labels)))
+        if largest > n - held_rows(n, self.fraction):
+            msg = (
+                f"groups must leave rows to predict each from; the largest has {largest} of {n}, "
+                f"and a share of {self.fraction:g} is held out. Split that group, or pass "
+                "GroupHoldout with a smaller fraction."
+            )
+            raise ValueError(msg)
 
     @property
     def random(self):

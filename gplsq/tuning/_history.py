@@ -65,13 +65,18 @@ class History:
     def __getitem__(self, index: Any) -> Any:
         return self.records[index]
 
+    @staticmethod
+    def hyperparameters(record: dict[str, Any]) -> dict[str, Any]:
+        """The entries of a record that are hyperparameters, the noise variance first."""
+        return {key: value for key, value in record.items() if key not in _OF_A_STEP}
+
     @property
     def failures(self) -> str:
         """Steps without a finite loss, and the hyperparameters of the first; empty if none."""
         failed = [record for record in self.records if not record["accepted"]]
         if not failed:
             return ""
-        values = {key: value for key, value in failed[0].items() if key not in _OF_A_STEP}
+        values = self.hyperparameters(failed[0])
         named = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
         return (
             f"{len(failed)} of {len(self)} steps had no finite loss, the first of them step "

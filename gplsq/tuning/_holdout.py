@@ -18,7 +18,7 @@ from gplsq._core import (
 )
 from gplsq.gp import choose_solver, solve_damped
 from gplsq.kernels import noisy_gram_recomputed
-from gplsq.operators import Dense, Inducing, cross_product
+from gplsq.operators import Dense, Inducing, cross_matvec
 from gplsq.operators import Kernel as KernelOperator
 from gplsq.solvers import (
     LSMR,
@@ -29,7 +29,7 @@ from gplsq.solvers import (
     lstsq,
     root_of_rows,
 )
-from gplsq.tuning._checks import check_fraction
+from gplsq.tuning._checks import check_fraction, held_rows
 from gplsq.tuning._losses import mse, score
 from gplsq.tuning._objectives import AbstractObjective
 
@@ -87,7 +87,7 @@ class Holdout(AbstractObjective):
     def __call__(self, kernel, noise_variance, X, y, key, loss, groups=None):
         del groups
         n = X.shape[0]
-        held = min(max(1, round(n * self.fraction)), n - 1)
+        held = held_rows(n, self.fraction)
         if self.fresh:
             order = jax.random.permutation(key, n)
             X, y = X[order], y[order]
@@ -108,7 +108,7 @@ class Holdout(AbstractObjective):
         settings = {"damp": damp, "solver": plan.solver, "throw": False}
         if loss is mse:
             solution = lstsq(operator, y_fit, preconditioner=plan.preconditioner, **settings)
-            mean = cross_product(kernel, X_held, X_fit, solution.value)
+            mean = cross_matvec(kernel, X_held, X_fit, solution.value)
             return score(loss, y_held, mean, noise_variance)
         k = kernel.cross(X_fit, X_held)
         block = jnp.concatenate([y_fit.reshape(n - held, -1), k], axis=1)

@@ -21,6 +21,7 @@ from gplsq.tuning._choose import choose_objective
 from gplsq.tuning._closing import closing_optimizer, closing_start
 from gplsq.tuning._constraints import feasible
 from gplsq.tuning._data import as_groups_of_outputs, check_groups
+from gplsq.tuning._group_holdout import GroupHoldout
 from gplsq.tuning._levels import Level, check_levels, closing_level, default_levels
 from gplsq.tuning._losses import Pinball, as_loss, crps, mse, nlpd
 from gplsq.tuning._marginal_likelihood import MarginalLikelihood
@@ -170,11 +171,13 @@ def tune(
     file = None if checkpoint is None else Checkpoint(checkpoint, {**given, "random_state": rng})
     parts, y_host = as_groups_of_outputs(y_host, observed)
     n = max(len(part.rows) for part in parts)
-    chosen = choose_objective(objective, n)
+    chosen = choose_objective(objective, n, groups=groups is not None)
     schedule = check_levels(default_levels(n, chosen) if levels is None else levels, n)
     check_optimizer(optimizer)
     check_count("num_restarts", num_restarts)
     labels = check_groups(groups, rows)
+    if labels is not None and isinstance(chosen, GroupHoldout):
+        chosen.check_groups(labels)
     noise = 0.01 * target_variance(y_host)
     if start == "data":
         kernel, noise = start_from_data(kernel, X_host, y_host, rng)

@@ -57,9 +57,11 @@ def start_from_data(
     kernel, noise_variance
     """
     if isinstance(kernel, Weighted):
-        plain = y / like_columns(X[:, -1], y)
+        weight = X[:, -1]
+        plain = y / like_columns(weight, y)
         started, noise = start_from_data(kernel.kernel, X[:, :-1], plain, rng)
-        return Weighted(started), noise
+        # Of a row of weight one, so that a typical row has that share.
+        return Weighted(started), noise * float(np.exp(2 * np.mean(np.log(weight))))
     n = X.shape[0]
     sample = X[rng.choice(n, size=min(n, _SAMPLE), replace=False)]
     i, j = np.triu_indices(len(sample), k=1)

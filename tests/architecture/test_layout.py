@@ -1,9 +1,12 @@
 """The tree keeps its promises: import floors, file sizes, public names."""
 
 import ast
+import builtins
+import dis
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -119,3 +122,30 @@ def test_the_tests_called_slow_are_there() -> None:
     for test in (ROOT / "tests/slow.txt").read_text().splitlines():
         file, name = test.split("[")[0].split("::")[:2]
         assert f"def {name}(" in (ROOT / file).read_text(), test
+
+
+def globals_of(code: types.CodeType) -> set[str]:
+    """Global names that a function, and functions and classes inside of it, read."""
+    read = {
+        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
+    inner = [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    return read.union(*map(globals_of, inner))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_name_that_a_file_reads_exists(path: pathlib.Path) -> None:
+    """What linters cannot check: to them names in shapes of arrays look undefined."""
+    code = compile(path.read_text(), str(path), "exec")
+    known = {*dir(builtins), "__annotations__", "__file__", "__name__"}
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            known.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            known |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            known.add(node.id)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            known.add(node.name)
+    assert globals_of(code) <= known, globals_of(code) - known

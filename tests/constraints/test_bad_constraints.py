@@ -104,7 +104,7 @@ CASES = {
         "at least one floating-point",
     ),
     "sparsity-all": (lambda: Sparsity(1.0), ValueError, "below 1"),
-    "sparsity-steps": (lambda: Sparsity(0.5, begin_step=5, end_step=2), ValueError, "begin_step"),
+    "sparsity-steps": (lambda: Sparsity(0.5, begin_step=5, end_step=2), ValueError, "end_step"),
     "sparsity-nothing": (lambda: one_step(Sparsity(0.5), W[0]), ValueError, "two axes"),
     "sparsity-block": (lambda: one_step(Sparsity(0.5, structure=(2, 7))), ValueError, "divides"),
     "sparsity-block-of-a-vector": (

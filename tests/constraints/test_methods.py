@@ -13,6 +13,7 @@ import pytest
 import gplsq
 from gplsq import LSMR
 from gplsq.constraints import (
+    Box,
     Constraint,
     Inequality,
     LagrangianState,
@@ -20,6 +21,7 @@ from gplsq.constraints import (
     Sparsity,
     constrained,
     null_space,
+    restore_feasibility,
 )
 
 A = np.random.default_rng(1).standard_normal((2, 5)).astype(np.float32)
@@ -272,3 +274,51 @@ def test_a_leaf_without_entries_has_no_share_in_sparsity(shape, scope, structure
     masks = sparsity.masks({"empty": jnp.zeros(shape, jnp.float32), "full": full})
     assert masks["empty"].shape == shape
     np.testing.assert_array_equal(masks["full"], full > 8)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Sparsity(0.5, where=lambda p: p["b"]), Box(0.0, 1.0, where=lambda p: p["b"])],
+    ids=["sparsity", "box"],
+)
+def test_a_leaf_that_is_the_residual_itself_is_constrained_beside_another(other) -> None:
+    params = {"a": jnp.ones(2), "b": jnp.array([0.3, -0.6, 0.9, 0.1])}
+    optimizer = constrained(optax.sgd(0.1), Constraint(lambda p: p["a"]) + other)
+    update, state = jax.jit(optimizer.update), optimizer.init(params)
+    for _ in range(5):
+        updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["a"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 0.3])
+def test_the_metric_is_that_of_the_optimisers_own_eps(eps) -> None:
+    """At rest the gradient is normal to the constraint; in another metric it is not."""
+    a = jnp.array([1.0, 5.0, 0.2])
+    constraint, target = Constraint(lambda w: a @ w - 1), jnp.array([0.4, -0.3, 0.7])
+
+    def slope(metric_eps):
+        optimizer = constrained(
+            optax.adam(optax.exponential_decay(0.05, 100, 0.6), eps=eps),
+            constraint,
+            projection="metric",
+            metric_eps=metric_eps,
+        )
+        w, _, _ = train(optimizer, jnp.zeros(3), lambda w: w - target, 2000)
+        g = w - target
+        return float(jnp.linalg.norm(g - a * (a @ g) / (a @ a)))
+
+    own = slope(eps)
+    assert own < 0.01
+    assert eps == 1e-8 or slope(1e-8) > 5 * own
+
+
+def test_counts_of_restoration_and_sparsity_are_whole() -> None:
+    with pytest.raises(ValueError, match="max_steps must be at least 1"):
+        restore_feasibility(jnp.ones(5), LINEAR, max_steps=0)
+    with pytest.raises(TypeError, match="max_steps must be a whole number"):
+        restore_feasibility(jnp.ones(5), LINEAR, max_steps=2.5)
+    with pytest.raises(TypeError, match="begin_step must be a whole number"):
+        Sparsity(0.5, begin_step=0.5)
+    with pytest.raises(TypeError, match="end_step must be a whole number"):
+        Sparsity(0.5, end_step=None)

@@ -37,6 +37,14 @@ def _pytree_function(dtype):
     return operators.Function(fn, {"a": np.zeros(2, dtype), "b": np.zeros((2, 2), dtype)})
 
 
+JACOBIAN_MATRIX = A * np.cos(A @ np.array([0.3, -0.2, 0.5]))[:, None]
+
+
+def _jacobian(dtype):
+    matrix = A.astype(dtype)
+    return operators.Jacobian(lambda x: jnp.sin(matrix @ x), np.array([0.3, -0.2, 0.5], dtype))
+
+
 PYTREE_MATRIX = np.array(
     [
         [0, 0, 2, 0, 0, 0],  # low
@@ -78,6 +86,7 @@ OPERATORS = {
     "dense": (lambda dtype: _dense(A, dtype), A),
     "function": (_matrix_function, A),
     "function-pytree": (_pytree_function, PYTREE_MATRIX),
+    "jacobian": (_jacobian, JACOBIAN_MATRIX),
     "kernel-dense": (_kernel("dense"), _gram()),
     "kernel-tiled": (_kernel("tiled"), _gram()),
     "scaled": (lambda dtype: operators.Scaled(jnp.asarray(-1.5), _dense(A, dtype)), -1.5 * A),

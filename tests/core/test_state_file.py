@@ -185,3 +185,9 @@ def test_a_newer_format_says_so(path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(LoadError, match=r"format version 2.*Install a newer gplsq"):
         gplsq.load_state(path, {"w": jnp.ones(3)})
+
+
+def test_gradients_of_whole_numbers_are_refused_at_once(tmp_path):
+    """They have no bytes, and could not be read again."""
+    with pytest.raises(TypeError, match="'w'"):
+        gplsq.save_state(tmp_path / "state", {"w": np.zeros(2, jax.dtypes.float0)})

@@ -4,6 +4,8 @@ import ast
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -60,3 +62,21 @@ def test_every_table_of_constraints_has_command_versions_and_date() -> None:
     wanted = r"gplsq [\d.]+, jax [\d.]+, .* cores .*, 20\d\d-\d\d-\d\d"
     for after in tables:
         assert re.fullmatch(rf"\(`python benchmarks/.*`; {wanted}\.\)", after), after
+
+
+def test_every_script_starts(tmp_path: pathlib.Path) -> None:
+    """All are imported in one process; a peer that is not installed is no fault of theirs."""
+    program = tmp_path / "start.py"
+    program.write_text(
+        "import importlib, sys\n"
+        f"sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n"
+        f"for name in {sorted(path.removesuffix('.py') for path in SCRIPTS)!r}:\n"
+        "    try:\n"
+        "        importlib.import_module(name)\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        assert error.name in ('gpytorch', 'lineax', 'pykeops', 'torch'), error\n"
+        "    print(name)\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == len(SCRIPTS)

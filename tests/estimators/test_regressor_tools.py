@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from gplsq import Direct, GPRegressor
+from gplsq import Direct, GPClassifier, GPRegressor
 from gplsq.kernels import RBF, Scaled
 from gplsq.tuning import GroupHoldout
 
@@ -128,3 +128,24 @@ def test_a_pickle_leaves_the_kept_matrix_behind_and_predicts_the_same(table):
     again = pickle.loads(pickle.dumps(gp))
     assert again.posterior_.operator.form == "tiled"
     np.testing.assert_array_equal(again.predict(Z), gp.predict(Z))
+
+
+@pytest.mark.parametrize("model", [GPRegressor, GPClassifier])
+def test_a_name_that_should_be_a_list_is_refused_as_such(model, rng):
+    X = rng.standard_normal((12, 2))
+    settings = {"sample_weight": np.ones(12)} if model is GPClassifier else {}
+    settings |= {} if model is GPClassifier else {"noise_variance": np.full(12, 0.1)}
+    with pytest.raises(TypeError, match="fixed must be a list of names"):
+        model(fixed="lengthscale").fit(X, X[:, 0] > 0, **settings)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_inducing_points_are_in_the_units_of_the_table(rng, dtype):
+    X = (200 + 50 * rng.standard_normal((80, 2))).astype(dtype)
+    y = np.sin(X[:, 0] / 50) + 0.05 * rng.standard_normal(80)
+    settings = {"levels": [(80, 5)], "random_state": 0}
+    own = GPRegressor(inducing=X[::4], **settings).fit(X, y)
+    np.testing.assert_allclose(own.posterior_.Z, (X[::4] - X.mean(0)) / X.std(0), rtol=1e-3)
+    assert own.score(X, y) > 0.9
+    labels = y > 0
+    assert GPClassifier(inducing=X[::4], **settings).fit(X, labels).score(X, labels) > 0.9

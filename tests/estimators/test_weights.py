@@ -10,7 +10,6 @@ from sklearn.model_selection import cross_val_score
 
 import gplsq
 from gplsq import GPClassifier, GPRegressor
-from gplsq.estimators._weights import RowWeights
 from gplsq.kernels import Matern32, Scaled, Weighted
 from gplsq.testing import tolerance
 from gplsq.tuning import Holdout, MarginalLikelihood
@@ -166,18 +165,22 @@ def test_cross_validation_slices_them(table, name):
     assert not np.allclose(scores, plain)
 
 
-def test_rows_are_repeated_up_to_a_million_and_drawn_beyond(rng):
-    weights = np.array([1.0, 3.0, 2.0])
-    few = RowWeights(np.ones(3, bool), np.sqrt(weights), weights, None)
-    np.testing.assert_array_equal(few.repeated(rng), [0, 1, 1, 1, 2, 2])
-    many = few._replace(repeats=weights * 10**12)
-    counts = np.bincount(many.repeated(rng), minlength=3)
-    assert counts.sum() == 1_000_000
-    np.testing.assert_allclose(counts, weights / 6 * 1e6, atol=1)
-    # Rows that count once are drawn at random, whatever their order.
-    drawn = few._replace(repeats=np.ones(4_000_000)).repeated(rng)
-    np.testing.assert_allclose(np.bincount(drawn % 4), 250_000, rtol=0.01)
-    assert few._replace(repeats=weights / 2).repeated(rng) is None
+@pytest.mark.parametrize("weight", [1e-6, 1.5, 2.0, 1000.0])
+def test_equal_weights_of_any_size_are_no_weights(rng, weight):
+    """Repeated rows would be predicted by their own copies, and the noise tuned away."""
+    X = rng.uniform(-2, 2, (120, 2))
+    truth = np.sin(2 * X[:, 0]) + 0.5 * X[:, 1]
+    y = truth + 0.3 * rng.standard_normal(120)
+    settings = {"levels": [(120, 40)], "random_state": 0}
+    plain = GPRegressor(**settings).fit(X, y).predict(X)
+    weighted = GPRegressor(**settings).fit(X, y, sample_weight=np.full(120, weight)).predict(X)
+    np.testing.assert_allclose(weighted, plain, atol=0.05)
+    labels = y > 0
+    probabilities = [
+        GPClassifier(**settings).fit(X, labels, sample_weight=w).kernel_.kernel.lengthscale
+        for w in (None, np.full(120, weight))
+    ]
+    np.testing.assert_allclose(*probabilities, rtol=1e-6)
 
 
 @pytest.mark.parametrize("tuned", [True, False])

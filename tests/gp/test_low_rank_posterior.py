@@ -77,14 +77,14 @@ def test_leave_one_out_is_that_of_a_fit_without_the_row(rng, x64):
         others = np.arange(60) != i
         mean, covariance = oracle(kernel, X[others], y[others], Z, X[i : i + 1])
         np.testing.assert_allclose(residual[i], y[i] - mean[0], rtol=1e-4, atol=1e-6)
-        assert 0 <= variance[i] <= covariance[0, 0] + 1e-6
+        np.testing.assert_allclose(variance[i], covariance[0, 0], rtol=1e-4, atol=1e-6)
 
 
 def test_the_variance_given_a_sample_of_the_rows_is_an_upper_bound(rng, monkeypatch, x64):
     X, y, points = data(rng, 1000)
     kernel, Z = 1.5 * RBF(0.9), X[:5]
     mean, covariance = oracle(kernel, X, y, Z, points)
-    posterior = fit(kernel, X, y, inducing=Z)  # 32 rows a point: 160 of 1000
+    posterior = fit(kernel, X, y, inducing=Z)  # 16 rows a point: 80 of 1000
     variance = np.asarray(posterior.variance(points))
     assert np.all(variance >= np.diag(covariance) - 1e-9)
     assert np.max(variance - np.diag(covariance)) > 1e-5

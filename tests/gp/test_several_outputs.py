@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gplsq.gp import condition_around_mean, condition_outputs
-from gplsq.kernels import RBF, Coregionalised
+from gplsq.kernels import RBF, Coregionalised, Weighted
 
 N, P = 12, 2
 KERNEL = 1.0 * RBF(0.8)
@@ -113,3 +113,14 @@ def test_a_posterior_is_a_few_programs(data, make, caplog):
         (20, lambda: posterior.update(X[:2], np.ones((2, P)))),
     ):
         assert 0 < programs(caplog, run) <= most
+
+
+@pytest.mark.parametrize("mean", ["zero", "constant"])
+def test_the_number_of_an_output_stands_before_a_weight(data, mean):
+    """A weight of one changes nothing."""
+    X, y, _ = data
+    settings = {"correlated": True, "noise_variance": 0.1, "mean": mean}
+    plain = condition_outputs(PAIRS, X, y, **settings)
+    rows = np.column_stack([X, np.ones(N, np.float32)])
+    weighted = condition_outputs(Weighted(PAIRS), rows, y, weighted=True, **settings)
+    np.testing.assert_allclose(weighted.mean(rows), plain.mean(X), rtol=1e-4, atol=1e-5)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from gplsq import kernels
+from gplsq._core import parameters_of
 from gplsq.testing import tolerance
 
 
@@ -150,3 +151,26 @@ def test_a_bad_degree_is_refused(degree):
 def test_a_boolean_hyperparameter_is_refused():
     with pytest.raises(TypeError, match="must be a real number; got True"):
         kernels.RBF(True)
+
+
+@pytest.mark.parametrize("value", [2j, np.array([1, 2j]), np.array(["2"]), np.array([True])])
+def test_a_hyperparameter_that_is_no_real_number_is_refused(value):
+    with pytest.raises(TypeError, match="must be a real number"):
+        kernels.RBF(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2, [1, 2], np.array([1, 2]), np.int64(2), np.array(2), jnp.array([1, 2]), jnp.uint8(3)],
+)
+def test_whole_numbers_are_tuned_too(value):
+    (parameter,) = parameters_of(kernels.RBF(value))
+    assert parameter.name == "lengthscale"
+    assert parameter.value.dtype == jnp.result_type(float)
+    np.testing.assert_array_equal(parameter.value, np.asarray(value))
+
+
+@pytest.mark.parametrize("value", [0, -1.0, [1.0, 0.0], np.nan, jnp.array(-1.0)])
+def test_a_positive_hyperparameter_that_is_not_is_refused(value):
+    with pytest.raises(ValueError, match="positive hyperparameter must be above 0"):
+        kernels.RBF(value)

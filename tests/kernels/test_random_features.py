@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from gplsq import kernels
-from gplsq.kernels import AbstractPairKernel, AbstractRadial, mixture_scales, random_features
+from gplsq.kernels import (
+    AbstractFeatureMap,
+    AbstractPairKernel,
+    AbstractRadial,
+    mixture_scales,
+    random_features,
+)
 
 SCALES = np.array([0.6, 1.1, 0.9])
 KERNELS = {
@@ -25,6 +31,8 @@ KERNELS = {
     "product": kernels.RBF(0.9) * (2.0 * kernels.Periodic(1.0, 3.0).on(0)),
     "product with a line": kernels.RBF(0.9) * (kernels.Linear(0.5).on([0, 1]) + 0.2),
     "weighted": kernels.Weighted(kernels.RBF(0.8)),
+    "weighted, scaled": 2.0 * kernels.Weighted(kernels.RBF(0.8)),
+    "columns of weighted": kernels.Weighted(kernels.RBF(0.8)).on([2, 0]),
     "product of sums": (kernels.RBF(0.9) + kernels.Matern52(2.0)) * (kernels.RBF(0.5) + 0.3),
 }
 
@@ -122,6 +130,25 @@ def test_a_stationary_kernel_of_ones_own_needs_its_scales_only(rng):
     )
     phi = random_features(kernel, jax.random.key(0), 60_000, 3)
     np.testing.assert_allclose(phi(X) @ phi(Z).T, kernel(X, Z), atol=0.03)
+
+
+def test_a_map_of_ones_own_is_scaled_and_looks_at_columns(rng):
+    class Line(AbstractPairKernel):
+        def pair(self, x, z):
+            return x[0] * z[0]
+
+    class First(AbstractFeatureMap):
+        size = 1
+
+        def __call__(self, X):
+            return X[:, :1]
+
+    random_features.register(Line, lambda kernel, key, num, d: First())
+    X, Z = points(rng)
+    for kernel in (2.0 * Line(), Line().on([1]), (2.0 * Line()).on([2, 0])):
+        phi = random_features(kernel, jax.random.key(0), 4, 3)
+        assert phi.size == 1
+        np.testing.assert_allclose(phi(X) @ phi(Z).T, kernel(X, Z), rtol=1e-6, atol=1e-7)
 
 
 def test_kernels_without_features_and_too_few_features_are_refused():

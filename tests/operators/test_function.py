@@ -7,7 +7,7 @@ import pytest
 
 from gplsq import lstsq
 from gplsq.kernels import RBF, Matern12, Matern32, Matern52
-from gplsq.operators import Function, Inducing
+from gplsq.operators import Function, Inducing, _program
 from gplsq.testing import count_compilations, tolerance
 
 
@@ -50,6 +50,12 @@ def test_programs_that_differ_in_a_number_are_told_apart():
     assert make(2.0).fn.jaxpr is make(2.0).fn.jaxpr
     assert make(2.0).fn.jaxpr is not make(3.0).fn.jaxpr
     np.testing.assert_array_equal(make(3.0).mv(jnp.ones(2)), [3, 3])
+
+
+def test_programs_that_differ_in_numbers_alone_are_not_kept_without_end():
+    for i in range(3 * _program._ALIKE):
+        Function(lambda v, i=i: float(i) * jnp.cumsum(v), jnp.zeros(3))
+    assert max(map(len, _program._seen.values())) <= _program._ALIKE
 
 
 @pytest.mark.parametrize(

@@ -109,20 +109,20 @@ def test_values_at_new_points_are_the_cross_matrix_times_coefficients(low_tiles,
     X, Z = rng.standard_normal((5, 2)).astype(dtype), rng.standard_normal((9, 2)).astype(dtype)
     kernel, c = kernels.Matern52(0.9), rng.standard_normal((5, 2)).astype(dtype)
     expected = np.asarray(kernel(Z, X)) @ c
-    values = operators.cross_product(kernel, Z, X, c)
+    values = operators.cross_matvec(kernel, Z, X, c)
     np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance(dtype, 10))
 
 
 def test_auto_keeps_the_matrix_only_where_it_fits(monkeypatch, rng):
     X = rng.standard_normal((6, 2)).astype(np.float32)
-    monkeypatch.setattr(module, "keep_budget", lambda: 6 * 6 * 4)
+    monkeypatch.setattr(module, "default_budget", lambda: 6 * 6 * 4)
     assert operators.Kernel(kernels.RBF(), X).form == "dense"
-    monkeypatch.setattr(module, "keep_budget", lambda: 6 * 6 * 4 - 1)
+    monkeypatch.setattr(module, "default_budget", lambda: 6 * 6 * 4 - 1)
     assert operators.Kernel(kernels.RBF(), X).form == "tiled"
 
 
 def test_the_budget_is_part_of_this_machine():
-    assert 1e6 < module.keep_budget() < 1e14
+    assert 1e6 < module.default_budget() < 1e14
 
 
 def test_norms_neither_overflow_nor_underflow(rng):

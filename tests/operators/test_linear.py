@@ -72,6 +72,8 @@ AFFINE = {
         jnp.sum(jnp.asarray(M)) < 0, lambda w: w, lambda w: w + 1, v
     ),
     "jitted": jax.jit(lambda v: v - 2),
+    "gathered with ones": lambda v: v.at[jnp.arange(6)].get(mode="fill", fill_value=1.0),
+    "behind a barrier": lambda v: sum(jax.lax.optimization_barrier((v, jnp.ones(4, v.dtype)))),
 }
 AFFINE["of the other branch"] = lambda v: jax.lax.cond(
     jnp.sum(jnp.asarray(M)) > 0, lambda w: w, lambda w: w + 1, v

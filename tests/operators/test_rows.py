@@ -309,8 +309,8 @@ def test_arguments_of_the_wrong_kind_are_refused():
         operators.Rows(x, x)
     for name in ("num_columns", "block"):
         for value in (2.0, True, "2"):
-            with pytest.raises(TypeError, match=f"{name} must be an integer"):
+            with pytest.raises(TypeError, match=f"{name} must be a whole number"):
                 operators.Rows(lambda x: 2 * x, x, **{name: value})
         for value in (0, -1):
-            with pytest.raises(ValueError, match=f"{name} must be positive"):
+            with pytest.raises(ValueError, match=f"{name} must be at least 1"):
                 operators.Rows(lambda x: 2 * x, x, **{name: value})

@@ -124,6 +124,29 @@ def test_each_part_of_a_composed_kernel_has_its_own_bars(data):
     assert relevance == {"x1 (RBF 1)": 2.0, "all inputs (Matern32 2)": 0.5}
 
 
+def test_lengthscales_of_chosen_columns_have_the_names_of_these(data):
+    X, y = data
+    table = np.column_stack([X, X[:, 0] - X[:, 1]])
+    kernel = 1.0 * RBF([1.0, 2.0]).on([2, 0]) + Matern32(3.0).on([1])
+    gp = GPRegressor(kernel, levels=[(N, 2)], random_state=0).fit(table, y)
+    paths = TuningDisplay.from_estimator(gp).paths
+    scales = gp.kernel_.left.kernel.kernel.lengthscale
+    lines = {label.split()[-1]: values for label, values in paths.items() if "x" in label}
+    assert set(lines) == {"x2", "x0"}
+    bars = RelevanceDisplay.from_estimator(gp).relevance
+    for i, name in enumerate(["x2", "x0"]):
+        assert bars[f"{name} (RBF 1)"] == pytest.approx(1 / float(scales[i]))
+        # The last step is not always the best one.
+        assert np.any(np.isclose(lines[name], float(scales[i]), rtol=0.2))
+
+
+def test_relevance_of_correlated_outputs_is_that_of_their_kernel(data):
+    X, y = data
+    targets = np.stack([y, y + X[:, 1]], axis=1)
+    gp = GPRegressor(outputs="correlated", levels=[(N, 2)], random_state=0).fit(X, targets)
+    assert set(RelevanceDisplay.from_estimator(gp).relevance) == {"x0", "x1"}
+
+
 def test_a_kernel_without_lengthscales_is_refused(data):
     with pytest.raises(ValueError, match="Linear has no lengthscale"):
         RelevanceDisplay.from_estimator(given(Linear(), data))

@@ -53,8 +53,8 @@ def test_the_page_has_the_numbers_of_faults(monkeypatch):
 
 def test_the_page_has_the_numbers_of_kills(monkeypatch):
     kills = constants_of("tuning/test_checkpoint.py", monkeypatch)
-    assert number(r"\*\*# times\*\* in the long run") == kills.KILLS_LONG
-    assert number(r"# times in every run of the tests") == kills.KILLS
+    assert number(r"\*\*# times\*\* by `make kills`") == kills.KILLS_LONG
+    assert number(r"# times by `make test-all`") == kills.KILLS
 
 
 def test_the_page_has_the_number_of_systems_in_the_zoo(monkeypatch):

@@ -1,5 +1,7 @@
 """`lstsq` from the caller's side: inputs it takes, inputs it refuses, failures it reports."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,13 @@ import pytest
 from gplsq import LSMR, Direct, lstsq
 from gplsq.kernels import RBF
 from gplsq.operators import Dense, Function, Kernel
-from gplsq.solvers import ConvergenceError, RandomlyPivotedCholesky
+from gplsq.solvers import (
+    ConvergenceError,
+    RandomlyPivotedCholesky,
+    SampledGram,
+    estimate_rank,
+    fit_preconditioner,
+)
 from gplsq.testing import matrix_with_spectrum, tolerance
 
 
@@ -143,6 +151,29 @@ def test_wrong_options_are_refused(options, error, match):
 def test_wrong_solver_settings_are_refused(options, error, match):
     with pytest.raises(error, match=match):
         LSMR(**options)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, True, "2"])
+def test_counts_of_recipes_are_checked_by_name(rng, bad):
+    A = rng.standard_normal((6, 2)).astype(np.float32)
+    for name, make in {
+        "rank": RandomlyPivotedCholesky,
+        "block": RandomlyPivotedCholesky,
+        "num_rows": SampledGram,
+        "probes": functools.partial(estimate_rank, A),
+        "steps": functools.partial(fit_preconditioner, Dense(A), rank=1),
+    }.items():
+        with pytest.raises((TypeError, ValueError), match=f"{name} must be (a whole|at least)"):
+            make(**{name: bad})
+
+
+def test_a_report_of_several_columns_is_a_sentence_each(rng):
+    A = rng.standard_normal((6, 2)).astype(np.float32)
+    b = np.stack([A[:, 0], np.full(6, np.nan, np.float32)], axis=1)
+    report = lstsq(A, b, throw=False).report()
+    assert "1 of 2 right-hand sides: a NaN or an infinity appeared" in report
+    one = lstsq(A, A[:, 0], solver=LSMR(max_steps=1), throw=False).report()
+    assert "(1 step, " in one
 
 
 def test_randomly_pivoted_cholesky_is_for_kernels_with_noise(rng):

@@ -7,7 +7,7 @@ import pytest
 
 from gplsq import kernels, lstsq
 from gplsq.operators import Kernel
-from gplsq.solvers import LSMR, RandomlyPivotedCholesky, pivoted_factor
+from gplsq.solvers import LSMR, RandomlyPivotedCholesky, pivoted_cholesky
 
 
 def _operator(rng, n, d, dtype):
@@ -21,7 +21,7 @@ def test_it_applies_the_inverse_of_what_it_approximates(rng, dtype):
     recipe = RandomlyPivotedCholesky(rank=rank, block=10)
     u = rng.standard_normal((200, 3)).astype(dtype)
     found = recipe.build(operator, damp).solve(jnp.asarray(u))
-    factor = np.asarray(pivoted_factor(operator, rank, 10, jax.random.key(0))[0], float)[:, :rank]
+    factor = np.asarray(pivoted_cholesky(operator, rank, 10, jax.random.key(0))[0], float)[:, :rank]
     wanted = 0.09 * np.linalg.solve(factor @ factor.T + 0.09 * np.eye(200), u)
     tolerance = 100 * np.finfo(dtype).eps
     np.testing.assert_allclose(found, wanted, atol=tolerance * np.abs(u).max())

@@ -85,6 +85,17 @@ def test_it_saves_steps_and_keeps_the_answer(rng, x64, damp, recipe, most):
     np.testing.assert_allclose(fast.value, expected, rtol=0, atol=1e-6 * scale)
 
 
+@pytest.mark.parametrize("recipe", [Sketch(), CholeskyQR()], ids=RECIPES)
+def test_damping_by_a_vector_goes_with_it(rng, x64, recipe):
+    A, b = system(rng, 1e4, np.float64)
+    damp = 10.0 ** rng.uniform(-3, -1, COLUMNS)
+    solution = lstsq(A, b, damp=damp, solver=LSMR(rtol=1e-11), preconditioner=recipe)
+    expected = np.linalg.solve(A.T @ A + np.diag(damp**2), A.T @ b)
+    np.testing.assert_allclose(
+        solution.value, expected, rtol=0, atol=1e-7 * np.linalg.norm(expected)
+    )
+
+
 def test_in_float32_it_reaches_what_the_plain_solver_cannot(rng):
     A, b = system(rng, 1e5, np.float32)
     expected = np.linalg.lstsq(A.astype(float), b.astype(float), rcond=None)[0]

@@ -2,6 +2,8 @@
 
 import warnings
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,7 +11,14 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from gplsq import kernels
-from gplsq.tuning import GroupHoldout, Level, MarginalLikelihood, parameters_of, tune
+from gplsq.tuning import (
+    AbstractObjective,
+    GroupHoldout,
+    Level,
+    MarginalLikelihood,
+    parameters_of,
+    tune,
+)
 
 KERNEL = 1.0 * kernels.RBF([3.0, 3.0])
 LEVELS = (Level(30, 12),)
@@ -88,13 +97,42 @@ def test_restarts_find_at_least_as_good_a_loss_and_are_in_the_history(data):
     assert many.loss <= min(exams)
 
 
+class Spy(AbstractObjective):
+    """A hold-out of groups that keeps the rows and labels of every evaluation."""
+
+    seen: list = eqx.field(static=True)
+    random = fresh_rows = True
+
+    def __call__(self, kernel, noise_variance, X, y, key, loss, groups=None):
+        jax.debug.callback(lambda *tables: self.seen.append(tables), X, groups)
+        return GroupHoldout()(kernel, noise_variance, X, y, key, loss, groups)
+
+
+def test_restarts_leave_what_is_fixed(data):
+    result = _run(data, fixed=["noise_variance"], noise_variance=0.03, num_restarts=2)
+    noise = [record["noise_variance"] for record in result.history]
+    np.testing.assert_allclose(noise, 0.03, rtol=1e-6)
+
+
 def test_groups_are_held_out_together_at_every_level(data):
-    labels = np.repeat(["a", "b", "c", "d", "e", "f"], 5)
-    result = _run(data, objective=GroupHoldout(), groups=labels, levels=[(20, 4), (30, 4)])
+    labels, seen = np.repeat(["a", "b", "c", "d", "e", "f"], 5), []
+    result = _run(data, objective=Spy(seen), groups=labels, levels=[(20, 4), (30, 4)])
+    jax.effects_barrier()
     assert np.isfinite(result.loss)
     assert len(result.history) == 8
+    assert {len(X) for X, _ in seen} == {20, 30}
+    number = {row.tobytes(): i // 5 for i, row in enumerate(np.asarray(data[0], np.float32))}
+    for X, groups in seen:
+        assert [number[row.tobytes()] for row in np.asarray(X)] == list(groups)
     # A label of its own for each row is a hold-out of rows.
     assert np.isfinite(_run(data, objective=GroupHoldout(), groups=np.arange(30)).loss)
+
+
+def test_a_group_that_leaves_nothing_to_predict_it_from_is_refused(data):
+    labels = np.repeat([0, 1], [4, 26])
+    with pytest.raises(ValueError, match="groups must leave rows to predict each from"):
+        _run(data, objective=GroupHoldout(), groups=labels)
+    assert np.isfinite(_run(data, objective=GroupHoldout(), groups=np.repeat([0, 1], 15)).loss)
 
 
 def test_names_are_the_ends_of_dotted_names():
