@@ -101,7 +101,7 @@ dist: $(STAMP)
 	@$(PIP) --constraint $(LOCK) --editable '.[release]'
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist . >/dev/null
-	@$(BIN)/python tests/release/check_dist.py dist --pyright $(abspath $(BIN))/pyright
+	@$(BIN)/python tests/release/check_dist.py dist --pyright $(abspath $(BIN))/pyright --tests $(QUICK)
 
 lock: $(DOCS_STAMP)
 	@$(PIP) --upgrade --editable '.[test,plot,docs,release]'

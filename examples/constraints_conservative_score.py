@@ -4,9 +4,12 @@
     python examples/constraints_conservative_score.py --density moons
     python examples/constraints_conservative_score.py --quick
 
-A network that maps points to vectors learns the score of a density by denoising; nothing makes it a
-gradient. `Conservative` holds its Jacobian symmetric at a fresh batch of points in every step.
-Saves conservative_score.png; the last lines check the result.
+Question: a network that maps points to vectors learns the score of a density by denoising, and
+nothing makes it a gradient. How symmetric is its Jacobian at points that were not seen, if
+`Conservative` holds it symmetric at a fresh batch in every step? Saves conservative_score.png; the
+last lines check the result.
+
+Answer: some two hundred times more than without, at a held-out loss one per cent higher.
 """
 
 import argparse

@@ -10,6 +10,9 @@ a folder is given. Compares the `Sparsity` constraint, which grows while the net
 one-shot magnitude pruning: half of the steps dense, a cut, the other half for what is left.
 `benchmarks/sparsity.py` compares five ways on MNIST. Saves sparse_lenet.png; the last lines check
 the result.
+
+Answer: half a point of 97.6 % with 90 % zeros, seven points with 98 %; one-shot pruning loses up to
+a point more.
 """
 
 import argparse

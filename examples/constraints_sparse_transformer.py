@@ -8,6 +8,8 @@ Reads scikit-learn's digits row by row, as sequences of eight tokens of eight pi
 is trained by AdamW alone and under `Sparsity`, which grows for the first half and holds for the
 rest. The last command is a net of 49 million, for time and memory alone. Prints accuracy,
 time and memory of a step; saves sparse_transformer.png; the last lines check the result.
+
+Answer: a point of accuracy, a third more time a step, and 1.3 more copies of the parameters.
 """
 
 import argparse

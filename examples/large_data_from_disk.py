@@ -8,6 +8,9 @@ fits a Gaussian process with 512 inducing points to it: `gplsq.operators.RowTabl
 rows to the solver where they are needed. The peer is the same model of the first 1,000 rows, in
 memory. Prints the memory that the fit took; saves large_data_from_disk.png; the last lines check
 the result.
+
+Answer: yes, in 160 MB and ten seconds, with an error of 0.203 where the noise is 0.2; the first
+1,000 rows alone give 0.224.
 """
 
 import argparse

@@ -10,6 +10,9 @@ solve into the features and the penalty, so the network learns features that sui
 peer is the same network with an ordinary last layer, trained by Adam on as many functions and then
 tuned to the ten points by Adam. Saves layer_in_a_network.png; the last lines check the result.
 
+Answer: yes. New functions are off by 0.09 on average where the noise is 0.1, and by 0.28 where the
+last layer is tuned to the ten points by steps instead.
+
 Ridge regression as the last layer of a network that learns from few examples: Bertinetto,
 Henriques, Torr & Vedaldi, "Meta-learning with differentiable closed-form solvers", ICLR 2019.
 """

@@ -8,6 +8,9 @@ unknown and is differentiable in it, so 60 penalties are tuned by the gradient o
 left out (five folds). So many fit those rows closer than the noise is wide, and are still better on
 new ones. scikit-learn's RidgeCV tunes its one penalty on the same rows. Saves
 ridge_tuning.png; the last lines check the result.
+
+Answer: yes; of the squared error that the noise does not explain it leaves two thirds (RMSE 0.562
+instead of 0.591, the noise being 0.5).
 """
 
 import argparse

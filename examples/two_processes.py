@@ -32,7 +32,7 @@ NOISE_VARIANCE = 0.04
 # Both fits stop at this relative residual: predictions agree to a few times as much.
 RTOL, ALLOWED = 1e-4, 1e-3
 # Predictions are made along a diagonal of the table.
-LINE = np.linspace(-2, 2, 400, dtype=np.float32)[:, None] * np.ones(COLUMNS, np.float32)
+LINE = np.linspace(-1.5, 1.5, 400, dtype=np.float32)[:, None] * np.ones(COLUMNS, np.float32)
 
 
 def rows_of(rows: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

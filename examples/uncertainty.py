@@ -6,6 +6,9 @@
 Question: what does the calibration inside `fit` do to intervals, and what does it not do? Data from
 a seed, with noise that grows to the right. Calibration makes intervals right on average; only a
 model of the noise makes them right on either side. Saves uncertainty.png; the last lines check it.
+
+Answer: it takes the share inside from 77 to 92 %, of which 83 % are left where the noise is high; a
+model of the noise has 91 and 93 % on either side.
 """
 
 import argparse

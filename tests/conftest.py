@@ -57,6 +57,12 @@ def _forget_compiled_programs():
 _SLOW = pathlib.Path(__file__).with_name("slow.txt")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Here, so that copies of the tests without the repository know it too."""
+    words = "slow: listed in tests/slow.txt, and run by `make test-all` only"
+    config.addinivalue_line("markers", words)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make test` leaves out."""
     slow = set(_SLOW.read_text().splitlines())

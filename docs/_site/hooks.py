@@ -2,6 +2,7 @@
 
 Pages are plain Markdown that a code host shows too. On the way to the site
 
+- `messages.md` lists what is said about arguments, read from the code (`messages.py`);
 - tables of `api.md` get one reference page for each public module, made from the docstrings;
 - links to files outside of docs/ lead to copies of them in the site, functions highlighted;
 - what stands between `<!-- include FILE "Heading" -->` and `<!-- end -->` becomes that section;
@@ -11,6 +12,7 @@ Pages are plain Markdown that a code host shows too. On the way to the site
 
 import ast
 import html
+import importlib.util
 import posixpath
 import re
 from pathlib import Path
@@ -65,6 +67,7 @@ def on_files(files, config):
             else:
                 text += f"\n::: {module}.{name}\n"
         files.append(File.generated(config, f"reference/{module}.md", content=text))
+    files.append(File.generated(config, "messages.md", content=_messages()))
     changes = (ROOT / "CHANGELOG.md").read_text()
     files.append(File.generated(config, "changes.md", content=changes))
     for path in sorted(_linked_sources()):
@@ -76,6 +79,14 @@ def on_files(files, config):
         )
         files.append(page)
     return files
+
+
+def _messages() -> str:
+    path = Path(__file__).with_name("messages.py")
+    spec = importlib.util.spec_from_file_location("messages", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.page()
 
 
 def _linked_sources() -> set[str]:

@@ -36,7 +36,7 @@ class Restoration(NamedTuple):
     num_steps: Int[Array, ""]  # Gauss-Newton steps
     distance: Float[Array, ""]  # Euclidean, from the parameters that were given
 
-    def describe(self) -> str:
+    def report(self) -> str:
         """The outcome in plain words. Not for use under jit."""
         words = {
             STATUS.CONVERGED_RESIDUAL: "met its tolerance",

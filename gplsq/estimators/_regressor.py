@@ -109,7 +109,8 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
     form : {"auto", "dense", "tiled"}, default="auto"
         Whether LSMR keeps the kernel matrix (n^2 numbers) or recomputes it in tiles.
     rtol : float, default=None
-        Relative residual asked of LSMR; 1e-2 for float32 and 1e-4 for float64 tables.
+        Relative residual asked of LSMR; 1e-2 for float32 and 1e-4 for float64 tables (1e-3 with
+        inducing points and features).
     mesh : jax.sharding.Mesh, default=None
         Devices that share the rows of the solve and of predictions, see `gplsq.gp.condition`. Not
         part of a pickle.
@@ -137,7 +138,7 @@ class GPRegressor(KernelParametersMixin, FittedMixin, RegressorMixin, BaseEstima
         once a standard deviation was asked for.
     fit_seconds_ : float
         What the fit took.
-    posterior_ : Posterior, LowRankPosterior, SeparateOutputs or CorrelatedOutputs
+    posterior_ : Posterior, LowRankPosterior, MeanPosterior, SeparateOutputs or CorrelatedOutputs
         The functional core's posterior, in standardised units; see `gplsq.gp`.
     n_features_in_, feature_names_in_
         As in scikit-learn.

@@ -43,7 +43,7 @@ def to_numpy(state: dict[str, Any]) -> dict[str, Any]:
     if "posterior_" in state:
         posterior = state["posterior_"]
         with jax.enable_x64(working_dtype(posterior) == np.float64):
-            state["posterior_"] = posterior.without_kept_matrix()
+            state["posterior_"] = posterior.for_pickle()
     if "_paths" in state:
         state["_paths"] = replace(state["_paths"], mesh=None)
     for name in _NAMES:

@@ -151,7 +151,7 @@ class LaplacePosterior(eqx.Module):
         variance = jnp.maximum(variance, 0)
         return F - (variance * out)[:, None] * residual(F, targets), variance
 
-    def without_kept_matrix(self) -> "LaplacePosterior":
+    def for_pickle(self) -> "LaplacePosterior":
         """The same: it keeps no kernel matrix."""
         return self
 

@@ -26,7 +26,7 @@ def laplace_mode(
     Parameters
     ----------
     K
-        Kernel matrix, symmetric positive semidefinite. NaN where the method failed.
+        Kernel matrix, symmetric positive semidefinite.
     Y
         Indicators of classes, shape (n, k).
     tolerance

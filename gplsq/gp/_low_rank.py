@@ -57,7 +57,7 @@ _MUCH_LARGER = 2
 def _packed(posterior: "LowRankPosterior") -> dict[str, Any]:
     """The fields of a saved posterior: without devices, and without rows that are elsewhere."""
     if isinstance(posterior.X, RowTable):
-        posterior = posterior.without_kept_matrix()
+        posterior = posterior.for_pickle()
     names = [field.name for field in fields(posterior) if field.name != "mesh"]
     return {name: getattr(posterior, name) for name in names}
 
@@ -172,10 +172,8 @@ class LowRankPosterior(eqx.Module):
         more = self.noise_variance * leverage**2 / (1 - leverage)
         return residual / like_columns(1 - leverage, residual), self.variance(points) + more
 
-    def without_kept_matrix(self) -> "LowRankPosterior":
-        """The same posterior for a pickle: without devices, and the data, which predictions need
-        not.
-        """
+    def for_pickle(self) -> "LowRankPosterior":
+        """The same without devices, and without the data, which predictions do not need."""
         nothing = jnp.zeros((0, self.X.shape[1]), self.X.dtype)
         no_target = jnp.zeros((0, *self.y.shape[1:]), self.X.dtype)
         return replace(self, X=nothing, y=no_target, mesh=None)

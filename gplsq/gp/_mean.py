@@ -188,9 +188,9 @@ class MeanPosterior(eqx.Module):
         inner = self.inner.update(points, _block(self.basis, points, target))
         return _around(inner, self.basis, target)
 
-    def without_kept_matrix(self) -> "MeanPosterior":
-        """The same for a file, see `Posterior.without_kept_matrix`."""
-        return replace(self, inner=self.inner.without_kept_matrix())
+    def for_pickle(self) -> "MeanPosterior":
+        """The same for a file, see `Posterior.for_pickle`."""
+        return replace(self, inner=self.inner.for_pickle())
 
     def _predicted(self, Z: ArrayLike) -> tuple[Array, Array]:
         """Points, and the predictions of y and of the basis there."""

@@ -76,9 +76,9 @@ class SeparateOutputs(eqx.Module):
         updated = [part.update(points, target[:, np.asarray(columns)]) for part, columns in parts]
         return SeparateOutputs(tuple(updated), self.columns)
 
-    def without_kept_matrix(self) -> "SeparateOutputs":
-        """The same for a file, see `Posterior.without_kept_matrix`."""
-        parts = tuple(part.without_kept_matrix() for part in self.parts)
+    def for_pickle(self) -> "SeparateOutputs":
+        """The same for a file, see `Posterior.for_pickle`."""
+        parts = tuple(part.for_pickle() for part in self.parts)
         return SeparateOutputs(parts, self.columns)
 
 
@@ -177,9 +177,9 @@ class CorrelatedOutputs(eqx.Module):
         pairs = self.pairs.update(*as_pairs(points, target, ~np.isnan(target), self.column))
         return CorrelatedOutputs(pairs, self.num_outputs, self.column)
 
-    def without_kept_matrix(self) -> "CorrelatedOutputs":
-        """The same for a file, see `Posterior.without_kept_matrix`."""
-        return CorrelatedOutputs(self.pairs.without_kept_matrix(), self.num_outputs, self.column)
+    def for_pickle(self) -> "CorrelatedOutputs":
+        """The same for a file, see `Posterior.for_pickle`."""
+        return CorrelatedOutputs(self.pairs.for_pickle(), self.num_outputs, self.column)
 
     def _at_all(self, Z: ArrayLike) -> Float[Array, "mp e"]:
         """Every point with every output, point by point."""

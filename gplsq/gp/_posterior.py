@@ -237,7 +237,7 @@ class Posterior(eqx.Module):
         x0 = jnp.concatenate([self.solution.value, jnp.zeros_like(target[n:])])
         return solve_exact(*data, recipe=recipe, x0=x0)
 
-    def without_kept_matrix(self) -> "Posterior":
+    def for_pickle(self) -> "Posterior":
         """The same posterior with products in tiles, on one device: n^2 numbers less to save."""
         return replace(self, operator=KernelOperator(self.kernel, self.X, "tiled"))
 

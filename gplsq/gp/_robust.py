@@ -126,7 +126,7 @@ def robust(
     df: float = 4.0,
     estimate_noise: bool = True,
     max_steps: int = 100,
-    tol: float = 1e-5,
+    tolerance: float = 1e-5,
     **settings: Any,
 ) -> RobustFit:
     """Condition a Gaussian process on values of which some may be grossly wrong.
@@ -147,7 +147,7 @@ def robust(
         freedom that f takes up, which is the fixed point of EM with f unknown.
     max_steps
         Weighted problems to solve at most.
-    tol
+    tolerance
         Converged when a step lowers the objective by no more than this number of nats a row.
     settings
         `solver`, `rtol`, `form`, `inducing`, `num_features`, `memory`, `key` and `mesh` of
@@ -182,7 +182,7 @@ def robust(
         msg = "rows of a RowTable cannot be weighted; pass X as an array."
         raise TypeError(msg)
     df = check_finite_scalar("df", df, minimum=0.0, strict=True)
-    tol = check_finite_scalar("tol", tol, minimum=0.0, strict=True)
+    tolerance = check_finite_scalar("tolerance", tolerance, minimum=0.0, strict=True)
     noise_variance = check_finite_scalar("noise_variance", noise_variance, minimum=0.0, strict=True)
     check_count("max_steps", max_steps, minimum=1)
     points = as_points("X", X)
@@ -197,13 +197,15 @@ def robust(
     first = condition(Weighted(kernel), _with_ones(points), target, noise_variance=s2, **settings)
     residual, latent = first.leave_one_out(jnp.arange(target.shape[0]))
     weights = (df + 1) / (df + residual**2 / (latent + s2))
-    fit = _iterate(first, points, target, weights, s2, df, estimate_noise, max_steps, tol)
+    fit = _iterate(first, points, target, weights, s2, df, estimate_noise, max_steps, tolerance)
     if not fit.ok:
         warnings.warn(fit.report(), ConvergenceWarning, stacklevel=2)
     return fit
 
 
-def _iterate(posterior, points, target, weights, s2, df, estimate, max_steps, tol) -> RobustFit:
+def _iterate(
+    posterior, points, target, weights, s2, df, estimate, max_steps, tolerance
+) -> RobustFit:
     n = target.shape[0]
     floor = 100 * float(jnp.finfo(target.dtype).eps) * float(jnp.max(_prior(posterior, points)))
     history: list[RobustStep] = []
@@ -232,8 +234,8 @@ def _iterate(posterior, points, target, weights, s2, df, estimate, max_steps, to
             estimate = abs(math.log(float(better / s2))) > _SETTLED
             if estimate:
                 s2, before = better, math.inf
-        elif fell <= tol * n:
-            status = STATUS.CONVERGED_NORMAL if fell >= -tol * n else STATUS.STAGNATED
+        elif fell <= tolerance * n:
+            status = STATUS.CONVERGED_NORMAL if fell >= -tolerance * n else STATUS.STAGNATED
             break
     if best is None:
         best = posterior, roots**2, s2

@@ -56,7 +56,7 @@ class AbstractClassObjective(AbstractObjective):
             targets = indicators(observed, self.num_classes, X.dtype)
             logits = logits / temperature_of(jax.lax.stop_gradient(logits), targets)
         value = loss(observed, class_probabilities(logits))
-        # The loss of the tuner's books is that of the probabilities, NaN where there is no mode.
+        # The loss of the tuner's books is that of the probabilities; NaN where a factor broke down.
         return jnp.where(jnp.all(jnp.isfinite(logits)), value, jnp.nan)
 
 

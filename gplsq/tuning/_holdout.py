@@ -58,8 +58,8 @@ class Holdout(AbstractObjective):
         For the fit to the rest: ``"auto"`` (dense up to 5000 rows, LSMR beyond), ``"direct"``,
         ``"lsmr"`` or a solver. Gradients are those of `lstsq`: implicit, by one more solve.
     inducing
-        Fit levels of at least so many rows times 8 by a model of so many inducing points, rows
-        of the fit: what is tuned is then the model that will be used. `None` never does.
+        A number m of inducing points, taken from the rows of the fit: levels of at least 8 m rows
+        use them, so that what is tuned is the model that will be used. `None`: no level does.
     mesh
         A `jax.sharding.Mesh` whose devices share the rows of the fit, and its gradient, where the
         solver is LSMR or there are inducing points. A Cholesky factor each makes for itself.

@@ -38,8 +38,8 @@ class LeaveOneOut(AbstractObjective):
         Up to so many rows in closed form, for all of them.
     num_rows
         Beyond, the loss is that of so many rows, drawn without replacement, each predicted from
-        all the others; they stay the same at all steps of a level. `estimate` gives the standard
-        error too.
+        all the others; they stay the same at all steps of a level of all rows. `estimate` gives the
+        standard error too.
 
     Notes
     -----

@@ -15,7 +15,7 @@ class Level(NamedTuple):
     steps: int
 
 
-# A level of so large a share of the rows is one of all rows.
+# A level of at least this share of the rows counts as one of all rows.
 EVERYTHING = 0.96
 _LARGE = 20_000
 

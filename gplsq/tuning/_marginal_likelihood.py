@@ -28,7 +28,8 @@ class MarginalLikelihood(AbstractObjective):
         Beyond, the log determinant is estimated by stochastic Lanczos quadrature (Ubaru, Chen &
         Saad 2017) with so many random sign vectors and steps, by matfree, and its gradient by
         Hutchinson's estimator with the same vectors (Gardner et al. 2018): unbiased, but for the
-        tolerance of the solves. The vectors are the same at all steps of a level.
+        tolerance of the solves. They are the same at all steps of a level of all
+        rows.
 
     Notes
     -----

@@ -34,7 +34,7 @@ class AbstractObjective(eqx.Module):
             outputs that share kernel, noise and rows: the loss is then the mean over outputs.
         key
             Draws the split, if there is one. Where the objective is not `random` it is the same
-            at all steps of a level.
+            at all steps of a level of all rows.
         loss
             Of (y, mean, variance), on rows that the prediction did not see; each of shape (s,).
             `gplsq.tuning.score` takes it to several outputs.

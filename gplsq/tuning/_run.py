@@ -138,7 +138,7 @@ class Run:
             msg = (
                 "tuning found no hyperparameters with a finite held-out loss: "
                 f"{self.history.failures}. Standardise X and y, start from a larger "
-                "noise_variance, pass float64 data, or look at a loss of your own there."
+                "noise_variance, pass float64 data, or check a loss of your own at those values."
             )
             raise FloatingPointError(msg)
         return kept[:2]

@@ -32,7 +32,7 @@ def test_a_matrix_becomes_orthogonal_by_a_short_way(rng, dtype) -> None:
     U, _, Vt = np.linalg.svd(start, full_matrices=False)
     closest = np.linalg.norm(start - U @ Vt)
     assert float(result.distance) <= 1.1 * closest
-    assert "met its tolerance" in result.describe()
+    assert "met its tolerance" in result.report()
 
 
 def test_backtracking_reaches_what_a_full_step_overshoots() -> None:
@@ -47,7 +47,7 @@ def test_an_infeasible_constraint_is_called_that() -> None:
     assert not bool(result.ok)
     assert int(result.status) in (STATUS.STAGNATED, STATUS.MAX_STEPS)
     assert float(result.violation) <= float(result.violation_before)
-    assert "violation" in result.describe()
+    assert "violation" in result.report()
 
 
 def test_a_residual_of_nan_is_called_that() -> None:

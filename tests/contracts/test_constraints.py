@@ -173,7 +173,7 @@ def test_parameters_can_be_moved_onto_it(name: str) -> None:
     params = weights()
     move = jax.jit(lambda p: restore_feasibility(p, constraint, batch=batch, tolerance=1e-6))
     moved, result = move(params)
-    assert bool(result.ok), result.describe()
+    assert bool(result.ok), result.report()
     assert float(result.violation_before) == pytest.approx(amount(constraint, params, batch), 1e-4)
     assert amount(constraint, moved, batch) <= 1e-5
 

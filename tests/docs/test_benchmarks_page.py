@@ -80,3 +80,17 @@ def test_every_script_starts(tmp_path: pathlib.Path) -> None:
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == len(SCRIPTS)
+
+
+def test_seconds_of_how_to_choose_are_those_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "how-to-choose.md").read_text().split("\n| you have |")[0]
+    cells = re.findall(r"([\d,]+) x (\d+): ([\d.]+)( ¹)?", page)
+    assert len(cells) > 10
+    for rows, columns, seconds, of_peers in cells:
+        line = (
+            rf"^\| {rows} \| {seconds} ?[(,]"
+            if of_peers
+            else (rf"^\| \w+ \| {rows.replace(',', '')} x {columns} \|.*\| {seconds} \|$")
+        )
+        assert re.search(line, readme, flags=re.MULTILINE), f"{rows} x {columns}: {seconds}"

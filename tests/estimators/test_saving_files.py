@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import json
 import os
 import pathlib
@@ -281,12 +282,23 @@ def test_a_few_bytes_cannot_ask_for_much_memory(small, path, monkeypatch):
         file.write(array.tobytes())
 
     monkeypatch.setattr(np.lib.format, "write_array", lying)
-    resealed(path, manifest, {name: arrays[name]})
-    with pytest.raises(LoadError):
+    resealed(path, manifest, arrays)
+    monkeypatch.undo()
+    with pytest.raises(LoadError, match="cannot reshape array"):
         gplsq.load(path)
-    monkeypatch.undo()
     monkeypatch.setattr(zipfile, "ZIP_STORED", zipfile.ZIP_DEFLATED)
-    resealed(path, manifest, {name: np.zeros(10**6)})
+    resealed(path, manifest, arrays | {name: np.zeros(10**6)})
     monkeypatch.undo()
-    with pytest.raises(LoadError):
+    with pytest.raises(LoadError, match="compressed, overlap or repeat"):
+        gplsq.load(path)
+
+
+def test_members_that_claim_more_bytes_than_the_file_has_are_refused(small, path):
+    manifest, arrays = opened(small[0])
+    resealed(path, manifest, arrays)
+    raw = bytearray(path.read_bytes())
+    size = raw.rindex(b"PK\x01\x02") + 24  # of the last member, in the directory at the end
+    raw[size : size + 4] = (10**9).to_bytes(4, "little")
+    path.write_bytes(raw[:-64] + _archive._sum_of(io.BytesIO(raw), len(raw) - 64))
+    with pytest.raises(LoadError, match="compressed, overlap or repeat"):
         gplsq.load(path)

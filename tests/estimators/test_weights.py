@@ -221,3 +221,14 @@ def test_what_is_no_weight_is_refused_by_name(table, arguments, message):
     X, y, _ = table
     with pytest.raises(ValueError, match=message):
         given().fit(X, y, **arguments)
+
+
+def test_outputs_with_holes_are_scaled_by_the_weights_of_their_rows(table, rng):
+    X, y, _ = table
+    targets = np.stack([y, 3 * y + 7], axis=1)
+    targets[::3, 1] = np.nan
+    weights = rng.uniform(0.5, 4, N)
+    gp = given(missing="drop").fit(X, targets, sample_weight=weights)
+    for j, there in enumerate(np.isfinite(targets).T):
+        mean = np.average(targets[there, j], weights=weights[there])
+        np.testing.assert_allclose(gp._y_scaling.shift[j], mean, rtol=1e-10)

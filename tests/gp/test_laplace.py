@@ -8,7 +8,9 @@ from labelled import kernel, table
 
 from gplsq import LSMR, Direct
 from gplsq.gp import (
+    averaged_logits,
     calibrate_classes,
+    class_probabilities,
     classify,
     indicators,
     laplace_leave_one_out,
@@ -284,3 +286,31 @@ def test_a_method_that_ran_out_of_steps_says_so(rng) -> None:
     posterior = classify(kernel(), X, codes, max_steps=1)
     assert not posterior.ok
     assert "out of steps" in posterior.report()
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_calibration_counts_rows_as_often_as_they_were_observed(rng, num_classes) -> None:
+    latent = 1 if num_classes == 2 else num_classes
+    mean, variance = 2 * rng.standard_normal((40, latent)), rng.uniform(0.1, 2, 40)
+    codes, counts = rng.integers(0, num_classes, 40), rng.integers(1, 6, 40)
+    index = np.repeat(np.arange(40), counts)
+    ours = calibrate_classes(mean, variance, codes, counts)
+    theirs = calibrate_classes(mean[index], variance[index], codes[index])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(ours, calibrate_classes(mean, variance, codes), rtol=1e-3)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_averaged_logits_are_near_the_average_over_draws(rng, num_classes) -> None:
+    latent = 1 if num_classes == 2 else num_classes
+    mean, variance = 1.5 * rng.standard_normal((6, latent)), np.full(6, 2.0)
+    draws = mean + np.sqrt(2.0) * rng.standard_normal((20_000, 6, latent))
+
+    def probabilities(logits):
+        return np.asarray(class_probabilities(jnp.asarray(logits.reshape(-1, latent))))
+
+    exact = probabilities(draws).reshape(-1, 6, num_classes).mean(axis=0)
+    ours = probabilities(averaged_logits(jnp.asarray(mean), jnp.asarray(variance)))
+    plain = probabilities(mean)
+    assert np.abs(ours - exact).max() < 0.04
+    assert np.abs(ours - exact).max() < 0.4 * np.abs(plain - exact).max()

@@ -137,3 +137,11 @@ def test_many_rows_begin_in_the_solution_of_a_sample(rng, monkeypatch, dtype):
     assert begun.solution.stats.num_steps < plain.solution.stats.num_steps
     mean = oracle(kernel, X, y, Z, points)[0]
     np.testing.assert_allclose(begun.mean(points), mean, atol=2e-3)
+
+
+def test_far_from_everything_the_variance_is_that_of_the_prior(rng):
+    """What the functions do not explain is added to what the data leave of the rest."""
+    X, y, _ = data(rng, 40, np.float32)
+    posterior = fit(1.5 * RBF(0.9), X, y, inducing=X[:6], rtol=None)
+    far = np.full((2, X.shape[1]), 50, np.float32)
+    np.testing.assert_allclose(posterior.variance(far), 1.5, rtol=1e-4)

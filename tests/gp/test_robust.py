@@ -60,7 +60,7 @@ def _coefficients(fit):
 def test_the_result_is_that_of_dense_reweighted_least_squares(way, rng, x64):
     X, _, y, Z, _ = _data(rng)
     settings = {"noise_variance": S2, "df": DF, "estimate_noise": False, "max_steps": 500}
-    fit = robust(KERNEL, X, y, tol=1e-10, **settings, **WAYS[way])
+    fit = robust(KERNEL, X, y, tolerance=1e-10, **settings, **WAYS[way])
     assert fit.ok
     c, weights = _oracle(X, y, S2, np.asarray(fit.weights))
     # Points chosen among the rows leave out what rounding cannot tell apart.
@@ -165,7 +165,7 @@ def test_numbers_that_are_not_finite_end_it_at_once(rng):
         ({"noise_variance": 0.0}, ValueError, "noise_variance must be"),
         ({"df": 0}, ValueError, "df must be"),
         ({"df": np.nan}, ValueError, "df must be"),
-        ({"tol": -1.0}, ValueError, "tol must be"),
+        ({"tolerance": -1.0}, ValueError, "tolerance must be"),
         ({"max_steps": 0}, ValueError, "max_steps must be at least 1"),
         ({"kernel": "rbf"}, TypeError, "kernel must be a gplsq kernel"),
         ({"y": np.zeros(3)}, ValueError, r"one target for each row"),

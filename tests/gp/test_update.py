@@ -101,4 +101,4 @@ def test_a_low_rank_model_without_its_data_says_so(rng):
     X, y = data(rng, 60, np.float32)
     posterior = condition(KERNEL, X, y, noise_variance=NOISE, solver="inducing", inducing=10)
     with pytest.raises(ValueError, match="was unpickled"):
-        posterior.without_kept_matrix().update(X, y)
+        posterior.for_pickle().update(X, y)

@@ -19,8 +19,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# Quick, and without a need for anything else of the repository.
-TESTS = ["conftest.py", "slow.txt", "solvers/test_lstsq_api.py", "solvers/test_rank.py"]
+# What is run from the source distribution; from the wheel it is what --tests names.
+FEW_TESTS = ["tests/solvers/test_lstsq_api.py", "tests/solvers/test_rank.py"]
 
 PROGRAM = """
 import pathlib
@@ -102,7 +102,7 @@ def check_types(folder: Path, python: Path, pyright: str) -> None:
         sys.exit(f"pyright does not see the types of the installed package:\n{done.stdout}")
 
 
-def check(file: Path, version: str, pyright: str) -> None:
+def check(file: Path, version: str, pyright: str, tests: list[str]) -> None:
     """Install one file into an empty environment and use it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -120,12 +120,10 @@ def check(file: Path, version: str, pyright: str) -> None:
         print(call(python, "program.py", version, cwd=work, env=environment).strip(), flush=True)
         check_types(work, python, pyright)
         print("types are seen from outside", flush=True)
-        call(*pip, "pytest", "pytest-timeout", "hypothesis", cwd=folder, env=environment)
-        for test in TESTS:
-            source, target = ROOT / "tests" / test, work / "tests" / test
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
-        run = (python, "-m", "pytest", "-q", "tests", "-p", "no:cacheprovider")
+        extra = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "matplotlib", "pandas")
+        call(*pip, *extra, cwd=folder, env=environment)
+        shutil.copytree(ROOT / "tests", work / "tests")
+        run = (python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *tests)
         said = call(*run, cwd=work, env={**environment, "GPLSQ_X64": "1"})
         print(said.strip().splitlines()[-1], flush=True)
 
@@ -135,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pyright", default="pyright", help="the type checker's command")
+    parser.add_argument("--tests", nargs="+", default=FEW_TESTS, help="of the wheel")
     options = parser.parse_args()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     folder = options.folder.resolve()
@@ -144,7 +143,7 @@ def main() -> None:
         check_contents(sdist, Path(name))
     for file in (wheel, sdist):
         print(f"== {file.name}", flush=True)
-        check(file, version, options.pyright)
+        check(file, version, options.pyright, options.tests if file is wheel else FEW_TESTS)
 
 
 if __name__ == "__main__":

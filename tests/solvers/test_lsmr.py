@@ -232,3 +232,21 @@ def test_a_column_out_of_steps_does_not_keep_others_from_restarting(rng):
     assert int(both.status[0]) == int(alone.status) == STATUS.CONVERGED_RESIDUAL
     assert int(both.status[1]) == STATUS.MAX_STEPS
     assert values[-1] > 1
+
+
+@pytest.mark.parametrize("solver", [LSMR(rtol=1e-2), Direct()], ids=["lsmr", "direct"])
+@pytest.mark.parametrize("damp", [0.0, 0.3, "a vector"])
+def test_norms_are_those_of_the_value_that_is_returned(rng, solver, damp):
+    A = matrix_with_spectrum(rng, 30, 12, np.geomspace(1, 0.05, 12), np.float32)
+    b = rng.standard_normal((30, 2)).astype(np.float32)
+    damp = rng.uniform(0.1, 0.5, 12).astype(np.float32) if damp == "a vector" else damp
+    solution = lstsq(A, b, damp=damp, solver=solver)
+    x, A, b = (np.asarray(part, float) for part in (solution.value, A, b))
+    left = b - A @ x
+    normal = A.T @ left - np.square(np.asarray(damp, float)).reshape(-1, 1) * x
+    stats = solution.stats
+    np.testing.assert_allclose(stats.residual_norm, np.linalg.norm(left, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(stats.rhs_norm, np.linalg.norm(b, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        stats.normal_residual_norm, np.linalg.norm(normal, axis=0), rtol=1e-2, atol=1e-5
+    )

@@ -182,6 +182,13 @@ def test_another_run_is_refused_by_what_differs(data, path, name, value):
     assert path.read_bytes() == before
 
 
+def test_a_run_of_other_versions_is_refused(data, path, monkeypatch):
+    tune(KERNEL, *data, levels=[(30, 2)], checkpoint=path)
+    monkeypatch.setattr(_checkpoint, "VERSION", "0.0.0")
+    with pytest.raises(ValueError, match="differs in versions"):
+        tune(KERNEL, *data, levels=[(30, 2)], checkpoint=path)
+
+
 @pytest.mark.parametrize("bad", [3, b"bytes", object()])
 def test_a_checkpoint_that_is_no_path_is_refused(data, bad):
     with pytest.raises(TypeError, match="checkpoint must be the path"):
