@@ -23,8 +23,17 @@ ONE_MODE := tests/docs tests/plotting tests/properties/test_estimator_properties
 	$(filter-out $(REGRESSOR) $(addprefix tests/estimators/,test_bad_input.py test_odd_tables.py \
 	test_failed_solves.py),$(wildcard tests/estimators/test_*.py))
 
-# Processes with eight devices, minutes of compilation.
-MANY_DEVICES := tests/distributed tests/properties/test_mesh_properties.py
+# Processes with eight devices, minutes of compilation; and a process for each example.
+PROCESSES := tests/distributed tests/properties/test_mesh_properties.py tests/docs/test_examples.py
+
+# What documents promise: random cases, verdicts of the solver, oracles of derivatives and low-rank
+# models, runs and files that are killed or changed. Of these CI runs the slow ones too.
+PROMISES := tests/properties/test_kernel_properties.py tests/properties/test_lstsq_properties.py \
+	tests/solvers/test_zoo.py tests/tuning/test_checkpoint.py tests/gp/test_low_rank_posterior.py \
+	tests/gp/test_laplace_derivatives.py
+PROMISES_OF_ESTIMATORS := tests/properties/test_estimator_properties.py \
+	tests/properties/test_table_layouts.py tests/estimators/test_faults.py \
+	tests/estimators/test_saving_writes.py
 
 .PHONY: demo test test-rest test-all slow-tests lint types site docs bench dist lock lowest newest peers kills clean
 
@@ -54,22 +63,25 @@ types: $(STAMP)
 	@echo "== Type checker (pyright)"
 	@$(BIN)/pyright --pythonpath $(BIN)/python gplsq
 
-# What a newcomer runs: every test but those of tests/slow.txt and of many devices once.
+# What a newcomer runs: every test once, but those of tests/slow.txt, of many devices, and examples.
 test: MARKED := -m "not slow"
 test: $(STAMP) lint types site
 	@echo "== Tests, x64 on"
-	@GPLSQ_X64=1 $(PYTEST) $(MARKED) $(addprefix --ignore ,$(ONE_MODE) $(MANY_DEVICES))
+	@GPLSQ_X64=1 $(PYTEST) $(MARKED) $(addprefix --ignore ,$(ONE_MODE) $(PROCESSES))
 	@echo "== Estimators, contracts and what documents show, x64 off"
-	@GPLSQ_X64=0 $(PYTEST) $(MARKED) $(ONE_MODE) tests/contracts
+	@GPLSQ_X64=0 $(PYTEST) $(MARKED) $(ONE_MODE) tests/contracts $(addprefix --ignore ,$(PROCESSES))
 
 # CI runs it after `test`.
 test-rest: MARKED := -m "not slow"
 test-rest: $(STAMP)
-	@echo "== Several devices, x64 on"
-	@GPLSQ_X64=1 $(PYTEST) $(MARKED) $(MANY_DEVICES)
+	@echo "== Several devices, and examples"
+	@GPLSQ_X64=1 $(PYTEST) $(MARKED) $(PROCESSES)
 	@echo "== The other tests, x64 off"
 	@GPLSQ_X64=0 $(PYTEST) $(MARKED) --ignore tests/distributed --ignore tests/contracts \
-		$(addprefix --ignore ,$(ONE_MODE))
+		--ignore tests/architecture $(addprefix --ignore ,$(ONE_MODE))
+	@echo "== Slow tests of what documents promise"
+	@GPLSQ_X64=1 $(PYTEST) -m slow $(PROMISES)
+	@GPLSQ_X64=0 $(PYTEST) -m slow $(PROMISES_OF_ESTIMATORS)
 
 test-all: $(STAMP) lint types site
 	@echo "== All tests, x64 on"

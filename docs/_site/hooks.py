@@ -23,8 +23,11 @@ from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).parents[2]
 # Files outside of docs/ that have a page of their own in the site.
-PAGES = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md"}
-PAGES["CHANGELOG.md"] = "changes.md"
+PAGES = {
+    "README.md": "index.md",
+    "benchmarks/README.md": "benchmarks.md",
+    "CHANGELOG.md": "changes.md",
+}
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 INCLUDE = re.compile(r'<!-- include (\S+) "([^"]+)" -->.*?<!-- end -->', re.DOTALL)
 LOADED = re.compile(r"<(?:script|img|iframe|source|video|audio)\b[^>]*?\bsrc=[\"']?([^\"'\s>]+)")

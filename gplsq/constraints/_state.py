@@ -157,8 +157,8 @@ def warn_of_vanished(vanished: Array) -> None:
 def warn_of_non_finite(skipped: Array) -> None:
     """A step was not taken."""
     message = (
-        "the residuals of the constraint or their derivatives were NaN or infinite; the step was "
-        "not taken. Look for a division by zero, a square root or a norm at zero."
+        "the residuals of the constraint, their derivatives or the update were NaN or infinite; "
+        "the step was not taken. Look for a division by zero, a square root or a norm at zero."
     )
     _warn_if(skipped, message)
 

@@ -80,7 +80,6 @@ def test_every_step_of_a_run_keeps_the_tolerance(rng) -> None:
 
 def test_a_step_out_of_the_domain_of_the_residuals_is_shortened() -> None:
     constraint = Constraint(lambda w: jnp.log(w[0]) + w[1] ** 2)
-    optimizer = null_space(constraint, backtracking_steps=8, tolerance=0.5, warn=False)
     w = jnp.array([1.0, 0.0], jnp.float32)  # log 1 + 0 = 0; the gradient is (1, 0)
     crooked = Inequality(lambda w: jnp.sqrt(1 - w[1]) - 2)
     optimizer = null_space(constraint + crooked, backtracking_steps=8, tolerance=0.5, warn=False)

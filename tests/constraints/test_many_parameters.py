@@ -134,6 +134,5 @@ def test_a_step_takes_few_copies_of_the_parameters(monkeypatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(sparing_module, "MANY", 2**40)
             plain = copies(optimizer, constraint_batch=x) - alone
-        print(options, more, plain)
         assert more < 10
         assert more < 0.75 * plain

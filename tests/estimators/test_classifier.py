@@ -1,6 +1,7 @@
 """GPClassifier: labels, probabilities, calibration, and the words of its errors."""
 
 import copy
+import functools
 import pickle
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import gplsq
 from gplsq import GPClassifier
+from gplsq.gp import classify
 from gplsq.kernels import RBF, Matern32, Scaled
 from gplsq.tuning import ClassHoldout, Holdout
 
@@ -152,9 +154,8 @@ def test_held_out_objectives_and_other_losses_tune(rng) -> None:
 
 def test_a_fit_that_ran_out_of_steps_warns(rng, monkeypatch) -> None:
     X, codes, _ = known_probabilities(rng, 40, 3)
-    module = __import__("gplsq.estimators._classifier", fromlist=["classify"])
-    real = module.classify
-    monkeypatch.setattr(module, "classify", lambda *a, **k: real(*a, max_steps=1, **k))
+    impatient = functools.partial(classify, max_steps=1)
+    monkeypatch.setattr("gplsq.estimators._classifier.classify", impatient)
     with pytest.warns(UserWarning, match="Newton's method missed its tolerance"):
         GPClassifier(objective=None).fit(X, codes)
 

@@ -56,7 +56,7 @@ def test_the_derivative_of_the_mode_is_that_of_an_unrolled_newton_method(rng, nu
         F = jnp.zeros_like(Y)
         for _ in range(30):
             J = jax.jacobian(gradient_of_objective)(F, K).reshape(F.size, F.size)
-            F = F - jnp.linalg.solve(J, gradient_of_objective(F, K).ravel()).reshape(F.shape) / 1.0
+            F = F - jnp.linalg.solve(J, gradient_of_objective(F, K).ravel()).reshape(F.shape)
         return jnp.sum(A * F)
 
     K = kernel(1.0)(X, X)

@@ -26,7 +26,7 @@ def family(count, seed=0):
     rng = np.random.default_rng(seed)
     V = np.linalg.qr(rng.standard_normal((COLUMNS, COLUMNS)))[0]
     lengths = np.concatenate([np.geomspace(100, 10, 6), np.ones(COLUMNS - 6)])
-    mix = (lengths * V.T.T).T * np.geomspace(1, 30, COLUMNS)
+    mix = (lengths * V).T * np.geomspace(1, 30, COLUMNS)
     rng = np.random.default_rng(seed + count)
     draws = rng.standard_normal((count, ROWS, COLUMNS)) / np.sqrt(ROWS)
     return (draws @ mix).astype(np.float32)
