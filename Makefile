@@ -145,6 +145,7 @@ peers:
 		tests/interop/test_torch_refusals.py tests/docs/test_coming_from.py tests/docs/test_site.py \
 		| tee build/peers.log
 	@! grep -E '^(SKIPPED|FAILED|ERROR)' build/peers.log
+	@grep -q ' passed' build/peers.log
 
 kills: $(STAMP)
 	@echo "== Runs that are killed at random times, twenty each, and go on"

@@ -48,8 +48,8 @@ def hold(
     slack: bool = False,
 ) -> Held:
     """x such that `d = u - x` keeps the linearised constraint, and its bounds.
-    Equation (22) of docs/derivations/null-space.md.
 
+    Equation (22) of docs/derivations/null-space.md.
 
     Parameters
     ----------

@@ -60,8 +60,8 @@ def constrained(
     Projecting only the gradient before Adam leaves the constraint, because Adam rescales it.
     Projecting only the update ends where Adam's update, and not the gradient, is normal to the
     constraint: a wrong point. Both together are feasible and optimal.
-    Equations (1), (15) and (16) of docs/derivations/null-space.md.
 
+    Equations (1), (15) and (16) of docs/derivations/null-space.md.
 
     Parameters
     ----------

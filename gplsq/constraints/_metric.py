@@ -18,8 +18,8 @@ def adam_metric(state: PyTree, layout: Movable, eps: Array | float) -> Float[Arr
 
     A common factor changes no projection: the bias correction of nu, which tends to 1, is left out.
     The state does not hold `eps`.
-    Equation (17) of docs/derivations/null-space.md.
 
+    Equation (17) of docs/derivations/null-space.md.
 
     Raises
     ------

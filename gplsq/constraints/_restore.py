@@ -64,8 +64,8 @@ def restore_feasibility(
     """Move parameters onto a constraint by Gauss-Newton steps of minimum norm, with backtracking.
 
     For the end of training, or for a feasible start.
-    Equation (19) of docs/derivations/null-space.md.
 
+    Equation (19) of docs/derivations/null-space.md.
 
     Parameters
     ----------

@@ -49,8 +49,8 @@ def condition(
     mesh: Mesh | None = None,
 ) -> Posterior | LowRankPosterior:
     """Condition a zero-mean Gaussian process on noisy values.
-    Equations (1) and (4) of docs/derivations/function-space.md.
 
+    Equations (1) and (4) of docs/derivations/function-space.md.
 
     Parameters
     ----------
@@ -117,6 +117,9 @@ def condition(
     solver = "auto" if solver is None else solver
     if not isinstance(solver, AbstractLeastSquares):
         check_choice("solver", solver, SOLVERS)
+    for name, given in {"inducing": inducing, "features": num_features}.items():
+        if given is not None:
+            solver = _asked_for(name, solver, form)
     noise = _noise(noise_variance)
     points = X if isinstance(X, RowTable) else _as_table(X, mesh)
     if isinstance(points, RowTable):
@@ -146,9 +149,6 @@ def condition(
     noise = noise.astype(points.dtype)
     kernel = cast(kernel, points.dtype)
     count, centres = check_inducing(inducing, points)
-    for name, given in {"inducing": inducing, "features": num_features}.items():
-        if given is not None:
-            solver = _asked_for(name, solver, form)
     key = jax.random.key(0) if key is None else key
     settings = {"form": form, "rtol": rtol, "rank": num_features if solver == "features" else count}
     settings["num_devices"] = 1 if mesh is None else mesh.size

@@ -189,7 +189,7 @@ class MeanPosterior(eqx.Module):
         return _around(inner, self.basis, target)
 
     def for_pickle(self) -> "MeanPosterior":
-        """The same for a file, see `Posterior.for_pickle`."""
+        """The same for a pickle, see `Posterior.for_pickle`."""
         return replace(self, inner=self.inner.for_pickle())
 
     def _predicted(self, Z: ArrayLike) -> tuple[Array, Array]:

@@ -77,7 +77,7 @@ class SeparateOutputs(eqx.Module):
         return SeparateOutputs(tuple(updated), self.columns)
 
     def for_pickle(self) -> "SeparateOutputs":
-        """The same for a file, see `Posterior.for_pickle`."""
+        """The same for a pickle, see `Posterior.for_pickle`."""
         parts = tuple(part.for_pickle() for part in self.parts)
         return SeparateOutputs(parts, self.columns)
 
@@ -178,7 +178,7 @@ class CorrelatedOutputs(eqx.Module):
         return CorrelatedOutputs(pairs, self.num_outputs, self.column)
 
     def for_pickle(self) -> "CorrelatedOutputs":
-        """The same for a file, see `Posterior.for_pickle`."""
+        """The same for a pickle, see `Posterior.for_pickle`."""
         return CorrelatedOutputs(self.pairs.for_pickle(), self.num_outputs, self.column)
 
     def _at_all(self, Z: ArrayLike) -> Float[Array, "mp e"]:

@@ -58,8 +58,8 @@ class Kernel(AbstractLinearOperator):
     A function is represented by its coefficients: `f = sum_i c_i k(., x_i)`. Then `E c = K c`,
     `E* u = u`, and `<c, d>_H = c^T K d`, so one product with the kernel matrix K gives both `E c`
     and the norm of c: K is never squared.
-    Equation (3) of docs/derivations/function-space.md.
 
+    Equation (3) of docs/derivations/function-space.md.
 
     Parameters
     ----------

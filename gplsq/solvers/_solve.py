@@ -48,8 +48,8 @@ def lstsq(
     The solution of minimum norm where there are several. Norms are those of the operator's spaces:
     Euclidean for a matrix or function; for a kernel operator |x| is the norm of the function space,
     which makes the solution the posterior mean of a Gaussian process with noise variance damp^2.
-    Equations (1) and (4) of docs/derivations/function-space.md.
 
+    Equations (1) and (4) of docs/derivations/function-space.md.
 
     Parameters
     ----------

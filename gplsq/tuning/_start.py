@@ -61,7 +61,7 @@ def start_from_data(
         plain = y / like_columns(weight, y)
         started, noise = start_from_data(kernel.kernel, X[:, :-1], plain, rng)
         # Of a row of weight one, so that a typical row has that share.
-        return Weighted(started), noise * float(np.exp(2 * np.mean(np.log(weight))))
+        return Weighted(started), noise * float(np.exp(2 * np.mean(np.log(np.abs(weight)))))
     n = X.shape[0]
     sample = X[rng.choice(n, size=min(n, _SAMPLE), replace=False)]
     i, j = np.triu_indices(len(sample), k=1)

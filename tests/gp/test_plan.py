@@ -13,6 +13,7 @@ from gplsq.gp import Rates, condition, memory_budget
 from gplsq.gp._machine import NOMINAL, _cache_path, machine_rates
 from gplsq.gp._plan import format_bytes
 from gplsq.kernels import RBF, Matern32
+from gplsq.operators import RowTable
 
 GIB = 2.0**30
 
@@ -242,7 +243,10 @@ def test_what_only_one_model_takes_asks_for_it(rng, given):
     X = rng.uniform(-1, 1, (60, 2)).astype(np.float32)
     y, (name,) = np.sin(X[:, 0]), given
     model = "inducing" if name == "inducing" else "features"
-    assert "asked for" in condition(RBF(), X, y, noise_variance=0.1, **given).plan
+    expected = condition(RBF(), X, y, noise_variance=0.1, **given)
+    assert "asked for" in expected.plan
+    of_table = condition(RBF(), RowTable(X), y, noise_variance=0.1, **given)
+    np.testing.assert_allclose(of_table.mean(X), expected.mean(X), rtol=1e-3, atol=1e-3)
     for settings in ({"solver": "direct"}, {"solver": LSMR()}, {"form": "tiled"}):
         with pytest.raises(ValueError, match=f'{name} asks for solver="{model}"'):
             condition(RBF(), X, y, noise_variance=0.1, **given, **settings)

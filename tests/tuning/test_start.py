@@ -91,3 +91,18 @@ def test_a_lengthscale_of_the_wrong_length_is_left_for_the_kernel_to_refuse(tabl
 def test_columns_beyond_the_table_get_the_message_of_the_kernel(table):
     with pytest.raises(ValueError, match="needs column 9, but the points have 4 columns"):
         _start(kernels.RBF().on([0, 9]), table)(table[0].astype(np.float32))
+
+
+def test_weights_count_by_their_size(table):
+    X, y = table
+    weight = np.linspace(0.5, 2.0, len(X))
+    kernel = kernels.Weighted(kernels.RBF())
+
+    def start(weight):
+        weighted = np.column_stack([X, weight]), weight * y
+        return start_from_data(kernel, *weighted, np.random.default_rng(0))
+
+    (positive, noise), (negative, noise_negative) = start(weight), start(-weight)
+    assert noise == noise_negative
+    assert np.isfinite(noise)
+    assert negative.kernel.lengthscale == positive.kernel.lengthscale
