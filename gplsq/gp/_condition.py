@@ -117,15 +117,10 @@ def condition(
     solver = "auto" if solver is None else solver
     if not isinstance(solver, AbstractLeastSquares):
         check_choice("solver", solver, SOLVERS)
-    for name, given in {"inducing": inducing, "features": num_features}.items():
-        if given is not None:
-            solver = _asked_for(name, solver, form)
     noise = _noise(noise_variance)
     points = X if isinstance(X, RowTable) else _as_table(X, mesh)
     if isinstance(points, RowTable):
-        if solver == "auto":
-            solver = "inducing"
-        if solver not in ("inducing", "features") or form != "auto":
+        if solver not in ("auto", "inducing", "features") or form != "auto":
             msg = (
                 "X is a RowTable, which low-rank models alone can use: solver must be "
                 f'"inducing" or "features", and form "auto"; got {describe(solver)} and {form!r}.'
@@ -140,6 +135,11 @@ def condition(
             raise ValueError(msg)
     elif not jnp.issubdtype(points.dtype, jnp.floating):
         points = points.astype(float)
+    for name, given in {"inducing": inducing, "features": num_features}.items():
+        if given is not None:
+            solver = _asked_for(name, solver, form)
+    if isinstance(points, RowTable) and solver == "auto":
+        solver = "inducing"
     if np.dtype(points.dtype).itemsize not in (4, 8):
         msg = f"X must be of float32 or float64; got {points.dtype}. Cast it."
         raise TypeError(msg)
