@@ -95,13 +95,16 @@ def nlpd(residual: np.ndarray, variance: np.ndarray | float) -> float:
     return float(np.mean(0.5 * np.log(2 * np.pi * variance) + 0.5 * residual**2 / variance))
 
 
-def print_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, aligned."""
+def progress(*words: object) -> None:
+    """What is done so far, on stderr: `python benchmarks/NAME.py > FILE` keeps the tables alone."""
+    print(*words, file=sys.stderr, flush=True)
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print a Markdown table, aligned, between blank lines."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
         "| " + " | ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) + " |"
         for row in [header, ["-" * w for w in widths], *rows]
     ]
-    text = "\n".join(lines)
-    print(text, flush=True)
-    return text
+    print("\n" + "\n".join(lines) + "\n", flush=True)

@@ -16,10 +16,9 @@ Not measured: energy, other machines, other kernels of the peer.
 import argparse
 import json
 import warnings
-from pathlib import Path
 
 import numpy as np
-from _harness import environment, in_own_process, peak_megabytes, print_table
+from _harness import environment, in_own_process, peak_megabytes, print_table, progress
 from sklearn.datasets import load_breast_cancer, load_digits, make_classification
 from sklearn.model_selection import train_test_split
 
@@ -122,7 +121,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peer", action="store_true", help="also scikit-learn's classifier")
     parser.add_argument("--peer-rows", type=int, default=1500, help="training rows of the peer")
-    parser.add_argument("--out", help="write the table to this Markdown file")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -132,14 +130,12 @@ def main() -> None:
     for name in options.sets:
         for split in options.splits:
             record = fit(options, name, split, peer=False)
-            print(f"{name} {split}: {record['report']} {record['stderr']}", flush=True)
+            progress(f"{name} {split}: {record['report']} {record['stderr']}")
             rows.append(row(record, "gplsq"))
             if options.peer:
                 rows.append(row(fit(options, name, split, peer=True), "scikit-learn"))
     print(environment())
-    table = print_table(HEADER, rows)
-    if options.out:
-        Path(options.out).write_text(f"{environment()}\n\n{table}\n")
+    print_table(HEADER, rows)
 
 
 if __name__ == "__main__":

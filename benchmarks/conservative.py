@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from _harness import environment, print_table
+from _harness import environment, print_table, progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import constraints_conservative_digits as digits
@@ -39,7 +39,7 @@ def main() -> None:
                 runs.append(digits.compare(seed, 3000))
             else:
                 runs.append(plane.compare(name, seed, 1600))
-            print(f"{name}: seed {seed} of {options.seeds} done", flush=True)
+            progress(f"{name}: seed {seed} of {options.seeds} done")
         first = next(iter(runs[0]))
         for way in runs[0]:
             asymmetries = [run[way]["asymmetry"] for run in runs]

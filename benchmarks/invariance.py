@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from _harness import data_folder, environment, print_table
+from _harness import data_folder, environment, print_table, progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import constraints_rotation_invariant as example
@@ -36,7 +36,7 @@ def main() -> None:
     runs = []
     for seed in range(options.seeds):
         runs.append(example.compare(parts, seed, options.steps))
-        print(f"seed {seed} of {options.seeds} done", flush=True)
+        progress(f"seed {seed} of {options.seeds} done")
 
     def over_seeds(way: str, name: str, format: str) -> str:
         values = [run[way][name] for run in runs]

@@ -20,7 +20,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _harness import environment, print_table
+from _harness import environment, print_table, progress
 
 from gplsq.kernels import RBF, Matern32
 from gplsq.operators import Kernel
@@ -120,7 +120,7 @@ def main() -> None:
                     error = np.abs(result - mine).max() / np.abs(mine).max()
                     line += [f"{1e3 * theirs:.0f}", f"{theirs / ours:.1f}", f"{error:.0e}"]
                 table.append(line)
-                print(" | ".join(line), flush=True)
+                progress(" | ".join(line))
     print(environment())
     head = ["kernel", "rows", "columns", "ms", "bare ms", "rate", "10⁹ entries/s"]
     print_table([*head, "KeOps ms", "times ours", "of K"], table)

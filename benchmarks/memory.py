@@ -19,6 +19,7 @@ from _harness import (
     load_uci,
     peak_megabytes,
     print_table,
+    progress,
 )
 
 LIMIT = {"dense": 12 * 1024, "tiled": 2 * 1024}
@@ -58,7 +59,7 @@ def main() -> None:
     rows = []
     for form in options.forms:
         record = in_own_process(__file__, "--one", "--forms", form, "--data", folder)
-        print(record["report"], flush=True)
+        progress(record["report"])
         ok = "yes" if record["megabytes"] < LIMIT[form] else "NO"
         numbers = [str(record["n"]), str(record["megabytes"]), str(LIMIT[form]), ok]
         rows.append([form, *numbers, f"{record['seconds']:.1f}"])

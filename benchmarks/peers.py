@@ -34,6 +34,7 @@ from _harness import (
     nlpd,
     peak_megabytes,
     print_table,
+    progress,
 )
 
 MODELS = ("gplsq", "warm", "scikit-learn", "gpytorch", "gpjax")
@@ -212,7 +213,7 @@ def draw(records: list[dict], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
-    print(f"saved {path}")
+    progress(f"saved {path}")
 
 
 def main() -> None:
@@ -244,7 +245,7 @@ def main() -> None:
                     continue
                 record = {"model": name, "rows": len(data[0]), "columns": data[0].shape[1]}
                 records.append(record | timed(data, name, options.cap, cache))
-                print(records[-1], flush=True)
+                progress(records[-1])
     print(environment())
     table = [
         [

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _harness import environment, in_own_process, peak_megabytes, print_table
+from _harness import environment, in_own_process, peak_megabytes, print_table, progress
 
 NOISE = 0.1
 TEST_ROWS = 100_000
@@ -86,7 +86,7 @@ def main() -> None:
                 command += ["--inducing", str(options.inducing)]
             record = in_own_process(*command)
         seconds.append(record["seconds"])
-        print(record["report"], flush=True)
+        progress(record["report"])
         table.append(
             [
                 f"{rows:,}",

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _harness import data_folder, environment, print_table
+from _harness import data_folder, environment, print_table, progress
 
 from gplsq.constraints import Sparsity, constrained, restore_feasibility
 
@@ -111,7 +111,7 @@ def main() -> None:
                 net = trained_by(way, start, fraction, data, steps, key)
                 result = lenet.score(net, X_test, y_test)
                 scores.setdefault((way, fraction), []).append(result)
-                print(seed, fraction, way, result, f"{time.perf_counter() - began:.0f} s")
+                progress(seed, fraction, way, result, f"{time.perf_counter() - began:.0f} s")
     print(environment())
     lines = []
     for (way, _), results in scores.items():

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _harness import environment, in_own_process, print_table
+from _harness import environment, in_own_process, print_table, progress
 
 import gplsq
 from gplsq.constraints import Constraint, Sparsity, constrained
@@ -174,7 +174,7 @@ def main() -> None:
         for flag, size in zip(flags, sizes, strict=True):
             command += [flag, str(size)]
         records[way] = in_own_process(*command)
-        print(way, records[way], flush=True)
+        progress(way, records[way])
     print(environment())
     alone = records["AdamW alone"]
     copy = alone["parameters"] * 4 / 2**20

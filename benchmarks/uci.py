@@ -17,7 +17,6 @@ Not measured: energy, other machines, tuning of the peer beyond its defaults.
 import argparse
 import json
 import warnings
-from pathlib import Path
 
 import numpy as np
 from _harness import (
@@ -28,6 +27,7 @@ from _harness import (
     nlpd,
     peak_megabytes,
     print_table,
+    progress,
     seconds_so_far,
 )
 
@@ -160,7 +160,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peer", action="store_true", help="also scikit-learn's GP (n < 5000)")
     parser.add_argument("--data", help="folder with uci/ (default: GPLSQ_DATA, ../shared/data)")
-    parser.add_argument("--out", help="write the table to this Markdown file")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -170,19 +169,16 @@ def main() -> None:
     for name in options.sets:
         for split in options.splits:
             record = fit(options, name, split, peer=False)
-            print(f"{name} {split}: {record['report']} {record['stderr']}", flush=True)
+            progress(f"{name} {split}: {record['report']} {record['stderr']}")
             records.append(record | {"model": "gplsq"})
             if options.peer and record["n"] < FLOAT32_ROWS:
                 peer = fit(options, name, split, peer=True)
                 records.append(peer | {"model": "scikit-learn"})
     print(environment())
-    tables = [print_table(HEADER, [row(record) for record in records])]
+    print_table(HEADER, [row(record) for record in records])
     if len(options.splits) > 1:
-        print()
         header = ["set", "model", "splits", "RMSE", "NLPD", "in 95 %", "seconds"]
-        tables.append(print_table(header, over_splits(records)))
-    if options.out:
-        Path(options.out).write_text("\n\n".join([environment(), *tables]) + "\n")
+        print_table(header, over_splits(records))
 
 
 if __name__ == "__main__":

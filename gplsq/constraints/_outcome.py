@@ -89,10 +89,13 @@ def finish(
     settings, dtype = point.settings, update.dtype
     wanted_finite = jnp.all(jnp.isfinite(update))
     before = point.violation(point.theta, point.residuals)
-    solved = before if held is None else held.step.status
-    moved, left_over, taken, steps, status, halvings = after(
-        point.layout, solved, lambda: backtrack(point, update, before)
-    )
+
+    def measured() -> Any:
+        return backtrack(point, update, before)
+
+    # Without a solve there is nothing to wait for, and a branch would keep its operands.
+    done = measured() if held is None else after(point.layout, held.step.status, measured)
+    moved, left_over, taken, steps, status, halvings = done
     held_all = [h for h in (held, gradient) if h is not None]
     for one in held_all:
         status, steps = worse(one.step.status, status), steps + one.step.num_steps

@@ -126,17 +126,26 @@ def bare_point(
             f"after {expected} at init. Keep the shapes, for example by batches of one size."
         )
         raise ValueError(msg)
-    theta = layout.ravel(params)
-    pinned, pull = pinned_entries(constraint, params, step, layout)
     zero = jnp.zeros((), dtype)
     outside = everything.size - layout.size
-    box = box_of(constraint, params, step, layout, pinned)
+    point = Point(
+        layout, params, batch, step, settings, rows, zero, None, None, zero, None, None, outside,
+        None,
+    )  # fmt: skip
+    return with_vectors(point)
+
+
+def with_vectors(point: Point) -> Point:
+    """The point with its vectors of all parameters made anew.
+
+    One made outside of a branch of `lax.cond` and used inside is kept until that branch is done.
+    """
+    layout, where = point.layout, (point.settings.constraint, point.params, point.step)
+    pinned, pull = pinned_entries(*where, layout)
+    box = box_of(*where, layout, pinned)
     if box is not None:
         box = Room(*box)
-    return Point(
-        layout, params, batch, step, settings, rows, theta, None, None, zero, pinned, pull,
-        outside, box,
-    )  # fmt: skip
+    return point._replace(theta=layout.ravel(point.params), pinned=pinned, pull=pull, box=box)
 
 
 def linearise(point: Point, damping: Array, optimizer_state: PyTree = None) -> Point:
@@ -144,6 +153,7 @@ def linearise(point: Point, damping: Array, optimizer_state: PyTree = None) -> P
 
     With an `optimizer_state` in the metric of Adam's preconditioner that it holds.
     """
+    point = with_vectors(point)
     settings, step = point.settings, point.step
     layout, rows, dtype = point.layout, point.rows, point.layout.dtype
     size = layout.size + point.outside

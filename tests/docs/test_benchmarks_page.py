@@ -35,11 +35,12 @@ def arguments_of(script: pathlib.Path) -> tuple[set[str], set[str]]:
 def test_a_command_is_one_that_its_script_takes(command: str) -> None:
     script, *rest = shlex.split(command)
     options, words = arguments_of(ROOT / script)
+    _, of_sets = arguments_of(ROOT / "benchmarks" / "uci.py")
     for word in rest:
         if word.startswith("--"):
             assert word in options, f"{script} has no {word}"
         elif not re.fullmatch(r"[\d.e]+", word) and "/" not in word:
-            assert word in words, f"{script} knows no {word}"
+            assert word in words | of_sets, f"{script} knows no {word}"
 
 
 def test_every_script_of_the_readmes_tables_has_a_command() -> None:
@@ -48,6 +49,78 @@ def test_every_script_of_the_readmes_tables_has_a_command() -> None:
     assert named
     page = PAGES[0].read_text().split("\n## Commands\n")[1].split("\n## ")[0]
     assert named == set(re.findall(r"`python benchmarks/(\w+\.py)", page))
+
+
+def printed(name: str) -> str:
+    """A page of what a command printed."""
+    return (ROOT / "docs" / "measured" / f"{name}.md").read_text()
+
+
+def test_what_a_command_printed_is_its_page() -> None:
+    commands = PAGES[0].read_text().split("\n## Commands\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^\|.* \| `(python .*)` \| (.*) \|$", commands, re.M)
+    assert len(lines) == len(re.findall(r"^\|.*`python ", commands, re.M))
+    names = []
+    for command, where in lines:
+        if where.endswith(", not kept"):
+            continue
+        (name,) = re.fullmatch(r"\[(.*)\]\(measured/\1\.md\)", where).groups()
+        page = printed(name)
+        assert f"\n```\n{command}\n```\n" in page, name
+        assert re.search(r"^gplsq \S+, jax \S+, .* cores .*, 20\d\d-\d\d-\d\d", page, re.M), name
+        assert re.search(r"^\|[ -|]+\|$", page, re.M), name
+        names.append(name)
+    assert len(names) > 10
+    assert sorted(names) == sorted(path.stem for path in (ROOT / "docs" / "measured").glob("*.md"))
+
+
+def numbers(cells: str) -> list[float]:
+    """The numbers of some cells of a table, in their order."""
+    return [float(text.replace(",", "")) for text in re.findall(r"-?\d[\d,]*\.?\d*", cells)]
+
+
+def agree(shown: str, of_script: str) -> None:
+    """What is shown is what the script printed, rounded."""
+    for text, number in zip(
+        re.findall(r"-?\d[\d,]*\.?\d*", shown), numbers(of_script), strict=True
+    ):
+        decimals = len(text.partition(".")[2])
+        assert abs(float(text.replace(",", "")) - number) <= 0.5001 * 10**-decimals, shown
+
+
+def test_the_readmes_published_sets_are_what_the_script_printed() -> None:
+    readme = (ROOT / "README.md").read_text()
+    means = re.findall(r"^\| +(\w+) \| gplsq \| +5 \| (.*) \|$", printed("uci"), re.M)
+    assert len(means) == 9
+    for name, cells in means:
+        (row,) = re.findall(rf"^\| {name} \| \d+ x \d+ \|(.*)\|$", readme, re.M)
+        rmse, _, nlpd, _, coverage, seconds = row.split("|")
+        agree(" ".join([rmse, nlpd, coverage, seconds]), cells)
+
+
+def test_the_readmes_rows_against_seconds_are_what_the_script_printed() -> None:
+    readme = (ROOT / "README.md").read_text()
+    lines = re.findall(
+        r"^\| +(gplsq|warm|scikit-learn|gpytorch) \| +([\d,]+) \| +8 \| +~?([\d.]+) \|",
+        printed("peers"),
+        re.M,
+    )
+    shown = {
+        rows: cells.split("|")
+        for rows, cells in re.findall(r"^\| ([\d,]+) \| ((?:[^|]*\|){3})$", readme, re.M)
+    }
+    assert len(lines) > 15
+    for model, rows, seconds in lines:
+        ours, sklearn, gpytorch = shown[rows][:3]
+        warm = re.search(r"\(([\d.]+)\)", ours)
+        cell = {
+            "gplsq": ours,
+            "warm": warm and warm[1],
+            "scikit-learn": sklearn,
+            "gpytorch": gpytorch,
+        }[model]
+        if cell:
+            agree(re.search(r"[\d.]+", cell)[0], seconds)
 
 
 def test_every_script_is_in_the_list_of_questions() -> None:
